@@ -1,0 +1,1 @@
+"""One file per dataset layout; each turns a raw folder into `RawClip` rows."""

@@ -1,0 +1,77 @@
+"""Every error raymsa raises on purpose.
+
+    RaymsaError                 exit 1
+    |- UsageError               exit 2    something a person wrote is wrong
+    |  |- SpecError                       a job or config file; one line per problem
+    |  `- DataError                       a raw folder, a label file, a set of shards
+    |- NotFinished              exit 101  asked for a result that is not there yet
+    |- NotFound                 exit 102  no such job, run or file
+    |- Cancelled                exit 103  somebody cancelled it
+    |- StoreError               exit 1    the experiment store cannot be used
+    |- LeaseLost                exit 1    another driver holds this task now
+    |- DoesNotFit               exit 1    asks for more than the Ray session has
+    |- MediaError               exit 1    one clip's file cannot be decoded
+    `- TrainingError            exit 1    a run cannot go on
+       |- NonFiniteLoss                   the loss became NaN or infinite
+       `- OutOfMemory                     device or host memory ran out
+
+Errors keep plain constructors (one message) because they cross process borders by pickle.
+"""
+
+
+class RaymsaError(Exception):
+    """Anything raymsa reports to its user in one line."""
+
+    exit_code = 1
+
+
+class UsageError(RaymsaError):
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A file or an override is wrong; the message has one line per problem."""
+
+
+class DataError(UsageError):
+    """Raw data, labels or shards are not what the dataset's layout says."""
+
+
+class NotFinished(RaymsaError):
+    exit_code = 101
+
+
+class NotFound(RaymsaError):
+    exit_code = 102
+
+
+class Cancelled(RaymsaError):
+    exit_code = 103
+
+
+class StoreError(RaymsaError):
+    """The experiment store is unreachable, read-only or of an unknown version."""
+
+
+class LeaseLost(RaymsaError):
+    """The task was claimed by another driver, because this one was silent for too long."""
+
+
+class DoesNotFit(RaymsaError):
+    """The job asks for more CPUs or GPUs than the Ray session has."""
+
+
+class MediaError(RaymsaError):
+    """One media file is missing, empty or cannot be decoded; the message is the reason."""
+
+
+class TrainingError(RaymsaError):
+    """A run ended early; the message says at which step and why."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss is NaN or infinite; the message names the step and the clips."""
+
+
+class OutOfMemory(TrainingError):
+    """Memory ran out; the message says which setting would use less."""

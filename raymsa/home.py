@@ -1,0 +1,29 @@
+"""Where raymsa keeps what it writes: one folder, `RAYMSA_HOME` (default `~/.raymsa`)."""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The folder that holds store.db, runs/, models/ and shards/."""
+    return Path(os.environ.get("RAYMSA_HOME") or Path.home() / ".raymsa").expanduser().absolute()
+
+
+def run_dir(run_id: str) -> Path:
+    """One run's folder: log.txt, checkpoints, predictions."""
+    return home() / "runs" / run_id
+
+
+def models_dir() -> Path:
+    """Model folders made here (the tiny Thinker)."""
+    return home() / "models"
+
+
+def shards_dir() -> Path:
+    """Prepared datasets, one folder each."""
+    return home() / "shards"
+
+
+def store_url() -> str:
+    """SQLAlchemy URL of the experiment store: `RAYMSA_STORE`, else store.db under home."""
+    return os.environ.get("RAYMSA_STORE") or f"sqlite:///{home() / 'store.db'}"

@@ -1,0 +1,110 @@
+"""The readout interface: hooks before, inside and after the Thinker.
+
+A run goes   batch -> thinker.embed -> readout.before -> thinker.hidden (within readout.inside) -> readout.loss / read.
+A readout holds settings only; what it trains is the module that `head` returns, handed back to each hook.
+
+Axes: B clips, T tokens, D width of the Thinker, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from raymsa.clip import Batch, Scale
+from raymsa.plugins import Spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Embedded(NamedTuple):
+    """A batch as the language model takes it: words, sound and picture in one sequence per clip."""
+
+    hidden_BTD: Tensor
+    mask_BT: Tensor
+    position_3BT: Tensor
+
+
+class Reading(NamedTuple):
+    """One clip's score as read out. `text` is what the model said (None for a readout that says nothing)."""
+
+    score: float
+    text: str | None = None
+    parsed: bool = True
+    in_range: bool = True
+
+
+class Backbone(Protocol):
+    """What a readout may ask of the Thinker."""
+
+    width: int
+    device: torch.device
+    tokenizer: Any
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Tokens, sound and picture to one sequence of vectors per clip."""
+
+    def embed_tokens(self, token_BT: Tensor) -> Tensor:
+        """Word vectors alone."""
+
+    def hidden(self, embedded: Embedded, cache: Any = None) -> Tensor:
+        """Final-layer hidden states [B, T, D], after the last norm; grows `cache` when one is given."""
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """lm_head of the given positions [N, V]."""
+
+    def new_cache(self) -> Any:
+        """An empty key-value cache for `hidden`."""
+
+
+class Readout(Spec):
+    """How a score is read out of the Thinker."""
+
+    needs_lm_head: ClassVar[bool] = False
+
+    def answer(self, label: float) -> str | None:
+        """The words to be learned for a label, or None when the readout learns no words."""
+        return None
+
+    def head(self, width: int) -> nn.Module | None:
+        """The readout's own trainable parts, in fp32, or None."""
+        return None
+
+    def before(self, head: nn.Module | None, embedded: Embedded, batch: Batch) -> Embedded:
+        """Hook before the Thinker: change or lengthen the sequence (pseudo tokens)."""
+        return embedded
+
+    def inside(self, head: nn.Module | None, thinker: Backbone) -> AbstractContextManager[None]:
+        """Hook inside the Thinker: install blocks between its layers for the length of one pass."""
+        return nullcontext()
+
+    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> Tensor:
+        """Hook after the Thinker, training: one loss per clip."""
+        raise NotImplementedError
+
+    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> list[Reading]:
+        """Hook after the Thinker, evaluation: one reading per clip."""
+        raise NotImplementedError
+
+    def run(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> tuple[Tensor, Embedded]:
+        """One pass with the hooks in place: hidden states and the sequence they belong to."""
+        embedded = self.before(head, thinker.embed(batch), batch)
+        with self.inside(head, thinker):
+            return thinker.hidden(embedded), embedded
+
+
+def last_token(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Hidden state [B, D] of each row's last real token, wherever the padding is.
+
+    The paper's `sum(mask) - 1` (its Eq. 2) holds for right padding only; this is the last index where the mask is 1.
+    """
+    steps_T = mask_BT.new_ones(mask_BT.shape[1]).cumsum(0) - 1
+    last_B = (mask_BT * steps_T).argmax(dim=1)
+    return hidden_BTD[last_B.new_ones(len(last_B)).cumsum(0) - 1, last_B]
+
+
+def clip_to_range(score: float, scale: Scale) -> float:
+    """The score, moved to the nearest end of the label range when it lies outside."""
+    return min(max(score, scale.low), scale.high)

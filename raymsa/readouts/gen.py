@@ -1,0 +1,93 @@
+"""Generative readout: the Thinker says the score; greedy decoding, strict parser.
+
+Trained on the answer tokens only. With `train.epochs: 0` it is the zero-shot baseline.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from raymsa.clip import Batch, Scale
+from raymsa.readouts.base import Backbone, Embedded, Reading, Readout, clip_to_range
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+class Generative(Readout):
+    """The model says the score as a signed number with two decimals."""
+
+    needs_lm_head: ClassVar[bool] = True
+
+    kind: Literal["gen"] = "gen"
+    max_new_tokens: int = Field(8, ge=1, le=64, description="tokens decoded at most; an answer has 5 or 6")
+
+    def answer(self, label: float) -> str:
+        """`+1.40`: signed, two decimals; zero is `+0.00`."""
+        return f"{label + 0.0:+.2f}" if round(label, 2) else "+0.00"
+
+    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> Tensor:
+        """Mean cross-entropy over each clip's answer tokens; only their positions reach lm_head."""
+        from torch.nn.functional import cross_entropy
+
+        if batch.answer_BT is None:
+            raise ValueError("the batch was collated without answers")
+        hidden_BTD, _ = self.run(head, thinker, batch)
+        # `before` may have lengthened the sequence in front: answers are counted from its end
+        hidden_BTD = hidden_BTD[:, -batch.token_BT.shape[1] :]
+        says_BT = batch.answer_BT[:, 1:]  # position t says token t + 1
+        logits_NV = thinker.logits(hidden_BTD[:, :-1][says_BT]).float()
+        loss_N = cross_entropy(logits_NV, batch.token_BT[:, 1:][says_BT], reduction="none")
+        row_N = says_BT.nonzero()[:, 0]
+        sum_B = loss_N.new_zeros(len(batch.ids)).index_add(0, row_N, loss_N)
+        return sum_B / says_BT.sum(1)
+
+    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> list[Reading]:
+        """Decode greedily (left-padded batch) and parse."""
+        return [parse(text, scale) for text in self._decode(head, thinker, batch)]
+
+    def _decode(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> list[str]:
+        import torch
+
+        if not bool(batch.mask_BT[:, -1].all()):
+            raise ValueError("greedy decoding needs left padding")
+        embedded = self.before(head, thinker.embed(batch), batch)
+        position_3B1 = embedded.position_3BT.amax(dim=(0, 2), keepdim=True).expand(3, -1, 1)
+        cache, mask_BT = thinker.new_cache(), embedded.mask_BT
+        stop = thinker.tokenizer.eos_token_id
+        said: list[Tensor] = []
+        with self.inside(head, thinker):
+            hidden_BTD = thinker.hidden(embedded, cache)
+            for step in range(self.max_new_tokens):
+                token_B = thinker.logits(hidden_BTD[:, -1]).argmax(-1)
+                said.append(token_B)
+                ended_B = (torch.stack(said) == stop).any(0)
+                if step + 1 == self.max_new_tokens or bool(ended_B.all()):
+                    break
+                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(token_B), 1)], dim=1)
+                position_3B1 = position_3B1 + 1
+                one = Embedded(thinker.embed_tokens(token_B[:, None]), mask_BT, position_3B1)
+                hidden_BTD = thinker.hidden(one, cache)
+        return [_until(row, stop, thinker) for row in torch.stack(said, dim=1).tolist()]
+
+
+def _until(tokens: list[int], stop: int, thinker: Backbone) -> str:
+    kept = tokens[: tokens.index(stop)] if stop in tokens else tokens
+    return str(thinker.tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def parse(text: str, scale: Scale) -> Reading:
+    """One number and nothing else, or it is unparsable; then it counts as the middle of the range (0 for MOSI).
+
+    A number outside the range is clipped and marked.
+    """
+    match = NUMBER.fullmatch(text.strip())
+    if match is None:
+        return Reading((scale.low + scale.high) / 2, text, parsed=False, in_range=False)
+    score = float(match[0])
+    return Reading(clip_to_range(score, scale), text, in_range=scale.low <= score <= scale.high)
