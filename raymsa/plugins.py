@@ -33,7 +33,7 @@ def kind_of(cls: type[Spec]) -> str:
 
 def union(found: dict[str, type[S]]) -> Any:
     """The annotation `one of these, by kind` for a pydantic field."""
-    return Annotated[reduce(or_, found.values()), Field(discriminator="kind")]  # type: ignore[arg-type]
+    return Annotated[reduce(or_, found.values()), Field(discriminator="kind")]
 
 
 def _subclasses(base: type[S]) -> list[type[S]]:

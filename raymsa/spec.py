@@ -236,7 +236,9 @@ def runs(job: Any) -> list[Run]:
     seeds = job.seeds[:1] if job.search else job.seeds
     made = {name: merge(_forkless(job), override) for name, override in variants.items()}
     return [
-        Run(name, seed, JobSpec.model_validate({**raw, "seeds": [seed]})) for name, raw in made.items() for seed in seeds
+        Run(name, seed, JobSpec.model_validate({**raw, "seeds": [seed]}))
+        for name, raw in made.items()
+        for seed in seeds
     ]
 
 
@@ -257,7 +259,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             result = merge(result, _nest(key, value))
             continue
         old = result.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
+        same_kind = (
+            isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
+        )
         result[key] = merge(old, value) if same_kind else _undotted(value)  # type: ignore[arg-type]
     return result
 

@@ -1,0 +1,124 @@
+"""The command group, and what commands share: options, printing, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from raymsa import __version__
+from raymsa.errors import RaymsaError
+from raymsa.home import store_url
+from raymsa.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
+    "submit": "jobs",
+    "work": "jobs",
+    "list": "show",
+    "status": "show",
+    "logs": "show",
+    "results": "show",
+    "cancel": "jobs",
+    "retry": "jobs",
+    "prepare": "data",
+    "predict": "data",
+    "kinds": "about",
+    "doctor": "about",
+}
+
+
+class Commands(click.Group):
+    """Commands imported when they are used; errors of ours end in one line and their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        import importlib
+
+        module = importlib.import_module(f"raymsa.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            error.message = f"no such command '{args[0]}'" + (f"; did you mean '{close[0]}'?" if close else "")
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RaymsaError as error:
+            for line in str(error).splitlines():
+                say(f"error: {line}")
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # `raymsa logs | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="raymsa")
+def main() -> None:
+    """Multimodal sentiment experiments with an omni-modal LLM, as job files."""
+
+
+def store_option(command: F) -> F:
+    """`--store URL`; the command gets `store_url`."""
+    return click.option(
+        "--store",
+        "url",
+        default=None,
+        help="SQLAlchemy URL of the experiment store [default: RAYMSA_STORE, or store.db under RAYMSA_HOME].",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`; the command gets `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)
+
+
+def open_store(url: str | None, create: bool = False) -> Store:
+    """The store a command reads or writes."""
+    return Store.open(url or store_url(), create=create)
+
+
+def say(line: str) -> None:
+    """Words for a person, on stderr."""
+    click.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Data for a program, on stdout; NaN is null, because JSON has none."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))) else value
+
+
+def ago(seconds: float) -> str:
+    """`12s`, `4m`, `2h03m`, `3d`: how long something took or takes."""
+    whole = int(max(0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole < 86400 else f"{whole // 86400}d"

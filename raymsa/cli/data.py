@@ -1,0 +1,57 @@
+"""Commands about clips: prepare a dataset, score clips with a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+
+
+@main.command("prepare")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--raw", type=click.Path(path_type=Path), help="Folder with the raw clips [default: the file's `raw`].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the shards [default: under RAYMSA_HOME].")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field, e.g. media.max_frames=8."
+)
+@json_option
+def prepare_command(file: Path, raw: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Decode a dataset's clips into shards; goes on where it was interrupted, does nothing when all is there."""
+    from raymsa.cluster import session
+    from raymsa.data.prepare import prepare
+    from raymsa.plan import raw_of, shards_of
+    from raymsa.spec import load_dataset
+
+    dataset = load_dataset(file, list(overrides))
+    if raw is not None:
+        dataset = dataset.model_copy(update={"raw": str(raw.expanduser().absolute())})
+    folder = out or shards_of(dataset)
+    with session(None):
+        made = prepare(dataset, raw_of(dataset), folder, say)
+    if as_json:
+        print_json({"folder": str(folder), **made.model_dump(mode="json")})
+    else:
+        click.echo(str(folder))
+
+
+@main.command("predict")
+@click.argument("run")
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
+@click.option("--text", "texts", multiple=True, help="Transcript; once for all clips, or once for each in their order.")
+@store_option
+@json_option
+def predict_command(run: str, clips: tuple[str, ...], texts: tuple[str, ...], url: str | None, as_json: bool) -> None:
+    """Score media files with a trained run; `-` is a clip of words alone."""
+    from raymsa.predict import predict
+
+    if len(texts) > 1 and len(texts) != len(clips):
+        raise click.UsageError(f"{len(texts)} --text for {len(clips)} clips; give one for all, or one for each")
+    rows = predict(open_store(url), run, list(clips), list(texts) or [""])
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        said = f"  said {row['text']!r}" if row["text"] is not None else ""
+        click.echo(f"{row['clip']}\t{row['score']:+.4f}{said}")

@@ -1,0 +1,174 @@
+"""Commands that read the store: list, status, logs, results."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from raymsa import queue
+from raymsa.cli.base import ago, json_option, main, open_store, print_json, say, store_option
+from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
+from raymsa.home import run_dir
+from raymsa.store import Store, queries
+
+LAST_LINES = 8  # of a failed run's log, shown by status
+ENDED = ("done", "failed", "cancelled")
+
+
+@main.command("list")
+@store_option
+@json_option
+def list_command(url: str | None, as_json: bool) -> None:
+    """Every job, the newest last: its state, its runs, when it was submitted."""
+    store = open_store(url)
+    rows = [_summary(store, job) for job in queries.jobs(store)]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("job", "name", "state", "runs", "submitted", "by", box=None, pad_edge=False)
+    for row in rows:
+        runs = f"{row['runs'].get('done', 0)}/{row['planned']}"
+        when = f"{ago(time.time() - row['created_at'])} ago"
+        table.add_row(row["id"], row["name"], row["state"], runs, when, row["submitted_by"])
+    _console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
+
+
+@main.command("status")
+@click.argument("job")
+@store_option
+@json_option
+def status_command(job: str, url: str | None, as_json: bool) -> None:
+    """A job's tasks and runs: what runs where, how far it is, why something failed."""
+    store = open_store(url)
+    found = queries.job(store, job)
+    tasks, runs = queries.tasks(store, found.id), queries.runs(store, found.id)
+    if as_json:
+        about = {"job": _summary(store, found), "tasks": [asdict(t) for t in tasks], "runs": [asdict(r) for r in runs]}
+        print_json({**about, "events": [asdict(e) for e in queries.events(store, found.id)]})
+        return
+    console = _console()
+    console.print(f"job {found.id} ({found.name}): {queue.job_state(tasks)}, submitted by {found.submitted_by}")
+    console.print(_task_table(tasks))
+    if runs:
+        console.print(_run_table(runs))
+    for failed in (r for r in runs if r.state == "failed"):
+        console.print(f"{failed.id} failed: {failed.error}", markup=False)
+        for line in _tail(run_dir(failed.id) / "log.txt"):
+            console.print(f"  {line}", markup=False, highlight=False)
+
+
+@main.command("logs")
+@click.argument("job_or_run")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
+@store_option
+def logs_command(job_or_run: str, follow: bool, url: str | None) -> None:
+    """What a job's driver said, or what one run wrote."""
+    from raymsa.driver import job_log
+
+    store = open_store(url)
+    try:
+        run = queries.run(store, job_or_run)
+        path, job_id = run_dir(run.id) / "log.txt", run.job_id
+        if run.id != job_or_run and job_or_run == run.job_id:
+            raise NotFound("a job is meant")
+    except RaymsaError:
+        job_id = queries.job(store, job_or_run).id
+        path = job_log(job_id)
+    _print_log(path, (lambda: queue.job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
+
+
+@main.command("results")
+@click.argument("job")
+@store_option
+@json_option
+def results_command(job: str, url: str | None, as_json: bool) -> None:
+    """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
+    store = open_store(url)
+    found = queries.job(store, job)
+    state = queue.job_state(queries.tasks(store, found.id))
+    if state in ("queued", "running") and not any(r.state == "done" for r in queries.runs(store, found.id)):
+        raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
+    show_results(store, found.id, as_json)
+    if state == "failed":
+        raise RaymsaError(f"job {found.id} failed; raymsa status {found.id} says why")
+    if state == "cancelled":
+        raise Cancelled(f"job {found.id} was cancelled")
+    if state != "done":
+        raise NotFinished(f"job {found.id} is still {state}; the table holds what is finished")
+
+
+def show_results(store: Store, job_id: str, as_json: bool) -> None:
+    """Print a job's results."""
+    from raymsa.report.results import as_json as plain
+    from raymsa.report.results import render, results
+
+    found = results(store, job_id)
+    if as_json:
+        print_json(plain(found))
+    else:
+        render(found, _console())
+
+
+def _console() -> Console:
+    # A pipe has no width: 80 columns would fold every table.
+    return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False)
+
+
+def _summary(store: Store, job: queries.Job) -> dict[str, Any]:
+    runs = queries.runs(store, job.id)
+    planned = len(job.spec["seeds"]) * max(1, len(job.spec["variants"]))
+    states = dict(Counter(run.state for run in runs))
+    about = {"id": job.id, "name": job.name, "state": queue.job_state(queries.tasks(store, job.id)), "runs": states}
+    return {**about, "planned": planned, "created_at": job.created_at, "submitted_by": job.submitted_by}
+
+
+def _task_table(tasks: list[queries.Task]) -> Table:
+    table = Table("task", "state", "attempt", "driver", "for", "why", box=None, pad_edge=False)
+    for task in tasks:
+        end = task.finished_at or time.time()
+        took = ago(end - task.started_at) if task.started_at else ""
+        why = task.error or ("waits for the task before it" if task.state == "queued" and task.seq else "")
+        table.add_row(task.kind, task.state, f"{task.attempts}/{task.max_attempts}", task.driver or "", took, why)
+    return table
+
+
+def _run_table(runs: list[queries.RunRow]) -> Table:
+    table = Table("run", "state", "epoch", "step", "valid MAE", "attempts", "device time", box=None, pad_edge=False)
+    for run in runs:
+        step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
+        mae = "" if run.valid_mae is None else f"{run.valid_mae:.4f}"
+        cells = (run.id, run.state, str(run.epoch or ""), step, mae, str(run.attempts), ago(run.device_s))
+        table.add_row(*cells)
+    return table
+
+
+def _tail(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:] if path.exists() else []
+
+
+def _print_log(path: Path, over: Any) -> None:
+    """Print a log; with `over`, go on until it says the job has ended and nothing more comes."""
+    if not path.exists() and over is None:
+        raise NotFound("nothing was logged yet")
+    position = 0
+    while True:
+        ended = over is None or over()
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                for line in file:
+                    click.echo(line, nl=False)
+                position = file.tell()
+        if ended:
+            return
+        time.sleep(0.5)
+
+
+__all__ = ["list_command", "logs_command", "results_command", "say", "status_command"]

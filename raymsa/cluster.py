@@ -1,0 +1,100 @@
+"""The Ray session: an embedded one on this machine, or a connection to a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from raymsa.errors import DoesNotFit, RaymsaError
+
+# Logical CPUs beside the real ones. A trial is a Tune actor, a Train worker and Data tasks at once; where Ray has only
+# the two real cores of a small machine, they wait for each other for ever, silently.
+SPARE_CPUS = 4
+OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, not whole datasets
+OBJECT_STORE_MOST = 4 * 2**30  # bytes
+
+QUIET = {
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the record; Tune's CSV and JSON copies are not wanted
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's: it gives the task back
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Room(NamedTuple):
+    """What one run asks for, and what there is: runs at a time is the least of the two ratios."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def session(address: str | None) -> Iterator[None]:
+    """A Ray session for the length of the block: embedded on 127.0.0.1, or the cluster at `address`."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    if address is None:
+        # Ray's own switch for machines without clusters: every port is bound to 127.0.0.1 instead of all addresses
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, num_cpus=_cores() + SPARE_CPUS, **_memory(), **common)
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RaymsaError(f"no Ray session at {address or 'this machine'}: {reason}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def runs_at_once(room: Room) -> int:
+    """How many runs this session holds at a time. Raises DoesNotFit when not even one fits on any node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    embedded = len(nodes) == 1
+    cpus = [min(node.get("CPU", 0), _cores()) if embedded else node.get("CPU", 0) for node in nodes]
+    gpus = [node.get("GPU", 0) for node in nodes]
+    if room.gpus:
+        fitting = [int(g // room.gpus) for c, g in zip(cpus, gpus, strict=True) if c >= room.cpus]
+    else:
+        fitting = [int(c // room.cpus) for c in cpus]
+    if not sum(fitting):
+        raise DoesNotFit(
+            f"a run asks for {room.gpus} GPU and {room.cpus} CPU; the largest node of this Ray session has "
+            f"{max(gpus, default=0):g} GPU and {max(cpus, default=0):g} CPU. Set resources.gpus and resources.cpus "
+            "to what there is (resources.gpus=0 trains on the CPU)"
+        )
+    return sum(fitting)
+
+
+def remove_placement_group(group: str) -> None:
+    """Give back what a stopped trial's worker held: Tune kills the trial, but Train's placement group stays."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if ray.is_initialized():
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _memory() -> dict[str, int]:
+    import psutil
+
+    return {"object_store_memory": int(min(OBJECT_STORE_MOST, psutil.virtual_memory().available * OBJECT_STORE_SHARE))}

@@ -1,0 +1,116 @@
+"""Clips to tensors: one padded batch, and batches of bounded size made from a stream of clips.
+
+Axes as in `raymsa.clip.Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+
+from raymsa.clip import Batch, Clip
+from raymsa.readouts.base import Readout
+from raymsa.thinker.inputs import Encoded, Encoder
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A clip with its prompt's tokens: what is needed to choose its batch, before any heavy work."""
+
+    clip: Clip
+    token_T: list[int]
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Clips -> Batch, for one model folder, one inputs spec and one readout."""
+
+    encoder: Encoder
+    readout: Readout
+    side: Side = "left"  # generation needs left padding; nothing depends on it otherwise
+
+    def measure(self, clip: Clip) -> Measured:
+        """The clip with its prompt tokens."""
+        return Measured(clip, self.encoder.tokens(clip))
+
+    def __call__(self, clips: list[Measured], answers: bool = False) -> Batch:
+        """One padded batch on the CPU; with `answers`, the readout's answers stand behind the prompts."""
+        done = [self.encoder.encode(m.clip, m.token_T, self._answer(m.clip) if answers else []) for m in clips]
+        width = max(len(e.token_T) for e in done)
+        pad = self.encoder.tokenizer.pad_token_id
+        return Batch(
+            ids=[e.clip.id for e in done],
+            label_B=torch.tensor([e.clip.label for e in done], dtype=torch.float32),
+            token_BT=self._padded([np.array(e.token_T) for e in done], width, pad),
+            mask_BT=self._padded([np.ones(len(e.token_T), int) for e in done], width, 0),
+            position_3BT=self._padded([e.position_3T for e in done], width, 1).transpose(0, 1),
+            answer_BT=self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None,
+            **_media(done),
+        )
+
+    def _answer(self, clip: Clip) -> list[int]:
+        return self.encoder.answer_tokens(self.readout.answer(clip.label))
+
+    def _padded(self, rows: list[np.ndarray], width: int, value: int) -> torch.Tensor:
+        def room(row: np.ndarray) -> list[tuple[int, int]]:
+            missing = width - row.shape[-1]
+            ends = (missing, 0) if self.side == "left" else (0, missing)
+            return [(0, 0)] * (row.ndim - 1) + [ends]
+
+        return torch.from_numpy(np.stack([np.pad(row, room(row), constant_values=value) for row in rows]))
+
+
+def _marks(encoded: Encoded) -> np.ndarray:
+    return np.arange(len(encoded.token_T)) >= len(encoded.token_T) - encoded.answer
+
+
+def _media(done: list[Encoded]) -> dict[str, torch.Tensor]:
+    mels = [e.mel_ML for e in done if e.mel_ML is not None]
+    patches = [e.patch_PX for e in done if e.patch_PX is not None]
+    grids = [e.grid_3 for e in done if e.grid_3 is not None]
+    heard = {"mel_ML": torch.cat(mels, 1), "mel_length_A": torch.tensor([m.shape[1] for m in mels])} if mels else {}
+    seen = {"patch_PX": torch.cat(patches), "grid_V3": torch.tensor(grids)} if patches else {}
+    return heard | seen
+
+
+def windows(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
+    """Consecutive lists of `size` clips; the last may be shorter."""
+    source = iter(clips)
+    while window := list(islice(source, size)):
+        yield window
+
+
+def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int) -> list[list[list[Measured]]]:
+    """A window of clips as optimizer steps, each a list of forward passes within the token budget.
+
+    Clips of like length share a step (length buckets), the order of steps is shuffled; the same seed gives the same.
+    """
+    random = np.random.default_rng(seed)
+    shuffled = [clips[i] for i in random.permutation(len(clips))]
+    by_length = sorted(shuffled, key=lambda m: len(m.token_T))
+    groups = [by_length[i : i + batch_clips] for i in range(0, len(by_length), batch_clips)]
+    return [list(within_budget(groups[i], batch_tokens)) for i in random.permutation(len(groups))]
+
+
+def within_budget(
+    clips: Iterable[Measured], batch_tokens: int, batch_clips: int | None = None
+) -> Iterator[list[Measured]]:
+    """Consecutive clips in passes of at most `batch_tokens` tokens, padding counted (one clip always fits)."""
+    taken: list[Measured] = []
+    longest = 0
+    for clip in clips:
+        wider = max(longest, len(clip.token_T))
+        if taken and wider * (len(taken) + 1) > batch_tokens:
+            yield taken
+            taken, wider = [], len(clip.token_T)
+        taken.append(clip)
+        longest = wider
+    if taken:
+        yield taken

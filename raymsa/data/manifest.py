@@ -1,0 +1,157 @@
+"""manifest.json of a folder of shards: what is in it, and, because it is written last, that all of it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raymsa.clip import Scale
+from raymsa.errors import DataError
+
+FORMAT = 1  # of this file and of the shards' schema; a reader refuses another one
+FILE = "manifest.json"
+REJECTS = "rejects.csv"
+NOT_IN_SHARDS = ("raw", "shards", "published", "metrics")  # settings that change nothing in the shards
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardFile(_Entry):
+    """One Parquet file of the folder."""
+
+    name: str
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class LabelStats(_Entry):
+    """Labels of the training clips; sd is the population's (ddof 0)."""
+
+    mean: float
+    sd: float
+    median: float
+
+
+class Manifest(_Entry):
+    """What a folder of shards holds. Counts are per split; `labels` is None when no training clip is left."""
+
+    name: str
+    format: int = FORMAT
+    digest: str = Field(description="of the shards' contents and the settings: the identity of the data")
+    counts: dict[str, int]
+    without_sound: dict[str, int]
+    without_picture: dict[str, int]
+    cut_sound: int = Field(description="clips whose sound went on after media.max_audio_s")
+    damaged: int = Field(description="clips kept although a stream of theirs could not be decoded whole; see notes.csv")
+    rejects: int
+    labels: LabelStats | None
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    files: tuple[ShardFile, ...]
+
+    def of(self, split: str) -> list[ShardFile]:
+        """The shards of one split, in order."""
+        return [file for file in self.files if file.split == split]
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a folder of shards. Raises DataError when the folder is not whole."""
+    manifest = _parse(folder)
+    for file in manifest.files:
+        try:
+            size = (folder / file.name).stat().st_size
+        except OSError:
+            raise DataError(f"{folder / file.name}: the shard is missing; delete {folder} and prepare again") from None
+        if size != file.bytes:
+            raise DataError(
+                f"{folder / file.name}: has {size:,} bytes, {FILE} says {file.bytes:,}; "
+                f"delete {folder} and prepare again"
+            )
+    return manifest
+
+
+def _parse(folder: Path) -> Manifest:
+    path = folder / FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: no prepared clips there ({FILE} is missing); make them with `raymsa prepare`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        given = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise DataError(f"{path}: given format {given}; this raymsa reads format {FORMAT}; prepare the clips again")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise DataError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; prepare again") from None
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json at once: it is there and whole, or not there."""
+    write_at_once(folder / FILE, json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Write a small file under a temporary name, sync it to disk, then rename it into place."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def scale(manifest: Manifest) -> Scale:
+    """What a score means in this dataset. Raises DataError when there are no training clips to learn it from."""
+    labels, settings = manifest.labels, manifest.settings
+    if labels is None:
+        raise DataError(f"{manifest.name}: no training clips among the shards, so no mean and sd of their labels")
+    sd = labels.sd or 1.0  # one clip, or all labels the same: nothing to scale, and nothing to divide by
+    return Scale(settings["low"], settings["high"], labels.mean, sd, labels.median)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decodes: another one may make other bytes from the same clips."""
+    return {name: version(name) for name in ("raymsa", "av", "soundfile", "torch", "pyarrow")}
+
+
+def digest_of(files: tuple[ShardFile, ...], settings: dict[str, Any]) -> str:
+    """sha256 (16 hex digits) of what the shards hold and how they were made."""
+    text = json.dumps([[(f.name, f.sha256) for f in files], settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shaping(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a dataset that change what its shards hold."""
+    return {name: value for name, value in settings.items() if name not in NOT_IN_SHARDS}
+
+
+def differences(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Which settings differ, in words for an error; empty when none does."""
+    old, new = _flat(there), _flat(asked)
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name}: {old.get(name)} there, {new.get(name)} asked for" for name in names)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,106 @@
+"""Your own data: one CSV, TSV or JSON-lines file, with columns that you name."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from raymsa.clip import RawClip, Reject
+from raymsa.datasets.base import Layout, Row
+from raymsa.datasets.cmu import Fields, table_rows
+from raymsa.errors import DataError
+from raymsa.plugins import Spec
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+class Columns(Spec):
+    """What the columns (CSV, TSV) or keys (JSON lines) of your file are called."""
+
+    id: str = Field("id", description="name of the clip; each once in the file")
+    text: str = Field("text", description="what is said; may be empty where there is a media file")
+    score: str = Field("score", description="the label, a number from `low` to `high`")
+    split: str = Field("split", description="train, valid (or val, dev) or test")
+    media: str | None = Field(
+        None, description="media file, a path relative to the raw folder; an empty one is a text-only clip"
+    )
+    video: str | None = Field(None, description="id of the longer video the clip was cut from; default: the clip's")
+
+    def required(self) -> tuple[str, ...]:
+        """The names that must stand in the file's first line."""
+        named = (self.id, self.text, self.score, self.split, self.media, self.video)
+        return tuple(name for name in named if name is not None)
+
+
+class Table(Layout):
+    """Your own clips: one CSV, TSV or JSON-lines file with columns for id, text, score, split and media path."""
+
+    expects: ClassVar[str] = "your table (`file:`) and the media files that it names"
+
+    kind: Literal["table"] = "table"
+    file: str = Field("clips.csv", description="the table, relative to the raw folder: .csv, .tsv or .jsonl")
+    columns: Columns = Field(default_factory=Columns, description="what the columns are called")
+    encoding: str = Field("utf-8-sig", description="character encoding of the table, for example utf-8-sig or gb18030")
+
+    @field_validator("file")
+    @classmethod
+    def _known_ending(cls, value: str) -> str:
+        if Path(value).suffix.lower() not in (*DELIMITERS, ".jsonl"):
+            raise ValueError(f"given {value!r}; give a file that ends in .csv, .tsv or .jsonl")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except LookupError:
+            raise ValueError(f"given {value!r}; give an encoding Python knows, for example utf-8-sig") from None
+        return value
+
+    def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
+        """Every row of the table, in file order. Raises DataError when the file or a column is missing."""
+        return self.checked(self._row(number, fields) for number, fields in self._fields(raw / self.file))
+
+    def _fields(self, path: Path) -> Iterator[tuple[int, Fields | Reject]]:
+        if path.suffix.lower() == ".jsonl":
+            return _json_rows(path, self.columns.required(), self.encoding)
+        return table_rows(path, self.columns.required(), DELIMITERS[path.suffix.lower()], self.encoding)
+
+    def _row(self, number: int, fields: Fields | Reject) -> Row | Reject:
+        if isinstance(fields, Reject):
+            return fields
+        names = self.columns
+        clip = fields[names.id].strip()
+        if not clip:
+            return Reject(f"line {number}", "", f"{names.id} is empty")
+        video = fields[names.video].strip() if names.video else ""
+        media = fields[names.media].strip() if names.media else ""
+        return Row(clip, video or clip, fields[names.text], fields[names.score], fields[names.split], media)
+
+
+def _json_rows(path: Path, columns: tuple[str, ...], encoding: str) -> Iterator[tuple[int, Fields | Reject]]:
+    try:
+        with path.open(encoding=encoding) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_row(number, line, columns)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not {encoding} text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; a label file belongs there") from None
+
+
+def _json_row(number: int, line: str, columns: tuple[str, ...]) -> Fields | Reject:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return Reject(f"line {number}", "", "not valid JSON")
+    if not isinstance(row, dict):
+        return Reject(f"line {number}", "", "not a JSON object ({...})")
+    missing = [name for name in columns if name not in row]
+    if missing:
+        return Reject(f"line {number}", "", f"no field {', '.join(missing)}")
+    return {name: "" if row[name] is None else str(row[name]) for name in columns}

@@ -1,0 +1,307 @@
+"""The driver: claim a task, execute it, record it, take the next. Only the driver writes the store."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raymsa import queue
+from raymsa.cluster import Room, runs_at_once, session
+from raymsa.errors import Cancelled, LeaseLost, RaymsaError
+from raymsa.home import home, run_dir
+from raymsa.plan import TASKS, anchored, raw_of, run_id, shards_of
+from raymsa.record import Recorder
+from raymsa.spec import Run, check, digest, runs
+from raymsa.store import Store, queries, records
+from raymsa.store.queries import Task
+
+LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
+POLL_S = 1.0
+
+Say = Callable[[str], None]
+
+
+def submit(store: Store, job: Any) -> str:
+    """Queue a job: one task that prepares its clips, one that makes its runs. Returns the job's id."""
+    job = anchored(job)
+    tasks = [queue.NewTask(kind, {"shards": str(shards_of(job.dataset))}) for kind in TASKS]
+    spec = job.model_dump(mode="json")
+    folder = Path.cwd()
+    return queue.put(
+        store, job.name, spec, tasks, submitted_by=who(), folder=str(folder), git_commit=git_commit(folder)
+    )
+
+
+@dataclass
+class Driver:
+    """Serves a store's queue from one Ray session, which it starts when the first task needs it."""
+
+    store: Store
+    say: Say
+    address: str | None = None
+    lease_s: float = LEASE_S
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def serve(self, done: Callable[[], bool], idle: Callable[[], None] = lambda: None) -> None:
+        """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to do."""
+        with ExitStack() as stack:
+            begun = False
+            while not self._stop.is_set() and not done():
+                task = queue.claim(self.store, self.name, self.lease_s)
+                if task is None:
+                    idle()
+                    self._stop.wait(POLL_S)
+                    continue
+                if not begun:
+                    self._start_session(stack)
+                    begun = True
+                self.do(task)
+
+    def stop(self) -> None:
+        """Ask for an end: the task at hand is given back with its place in the queue."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """`stop` was called."""
+        return self._stop.is_set()
+
+    def do(self, task: Task) -> None:
+        """Execute one task under its lease and record how it ended."""
+        log = JobLog(task.job_id, self.say)
+        lease = Lease(self.store, task, self.lease_s, self._stop)
+        try:
+            with lease:
+                self._execute(task, lease, log)
+            self._end(task, lease, log)
+        except LeaseLost as error:
+            log(f"{task.kind}: {error}")
+        except RaymsaError as error:
+            log(f"{task.kind} failed: {error}")
+            with suppress(LeaseLost):
+                queue.fail(self.store, task, str(error))
+
+    def _start_session(self, stack: ExitStack) -> None:
+        self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
+        begun = time.monotonic()
+        stack.enter_context(session(self.address))
+        self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+
+    def _execute(self, task: Task, lease: Lease, log: Say) -> None:
+        job = queries.job(self.store, task.job_id)
+        if task.kind == "prepare":
+            _prepare(job, Path(task.payload["shards"]), log)
+        elif task.kind == "train":
+            _train(self.store, job, task, lease, log)
+        else:
+            raise RaymsaError(f"task kind '{task.kind}' is unknown to this version of raymsa")
+
+    def _end(self, task: Task, lease: Lease, log: Say) -> None:
+        if lease.ended is not None:  # somebody cancelled, or another driver has the task
+            if isinstance(lease.ended, LeaseLost):
+                raise lease.ended
+            queue.cancelled(self.store, task)
+            log(f"{task.kind} cancelled")
+        elif self._stop.is_set():
+            queue.release(self.store, task)
+            log(f"{task.kind} given back; it keeps its place in the queue")
+        else:
+            queue.finish(self.store, task)
+
+
+class Lease:
+    """Renews a task's lease in a thread; `over()` turns true when the work should end."""
+
+    def __init__(self, store: Store, task: Task, lease_s: float, stop: threading.Event) -> None:
+        self._store, self._task, self._lease_s, self._stop = store, task, lease_s, stop
+        self._done = threading.Event()
+        self.ended: RaymsaError | None = None
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="raymsa-lease")
+
+    def over(self) -> bool:
+        """Stop was asked for, the task was cancelled, or the lease is lost."""
+        return self._stop.is_set() or self.ended is not None
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        renewed = time.monotonic()
+        while not self._done.wait(min(2.0, self._lease_s / 3)):
+            try:
+                queue.renew(self._store, self._task, self._lease_s)
+                renewed = time.monotonic()
+            except (Cancelled, LeaseLost) as error:
+                self.ended = error
+                return
+            except RaymsaError as error:  # the store is out of reach for a moment; the lease outlives some of those
+                if time.monotonic() - renewed > self._lease_s:
+                    self.ended = LeaseLost(f"the lease ran out while the store was out of reach: {error}")
+                    return
+
+
+class JobLog:
+    """Says lines on screen, and keeps them in the job's log."""
+
+    def __init__(self, job_id: str, say: Say) -> None:
+        self._path, self._say = job_log(job_id), say
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, line: str) -> None:
+        self._say(line)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+
+def job_log(job_id: str) -> Path:
+    """The file with everything a job's driver said."""
+    return home() / "jobs" / f"{job_id}.log"
+
+
+def _prepare(job: queries.Job, shards: Path, log: Say) -> None:
+    from raymsa.data.prepare import prepare
+
+    dataset = _spec(job).dataset
+    prepare(dataset, raw_of(dataset), shards, log)
+
+
+def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -> None:
+    from raymsa.data import manifest
+    from raymsa.search import run_all
+
+    spec = _spec(job)
+    shards = Path(task.payload["shards"])
+    made = manifest.read(shards)
+    planned = {run_id(job.id, run): run for run in runs(spec)}
+    records.create_runs(store, [_row(job, task, name, run) for name, run in planned.items()])
+    states = {row.id: row.state for row in queries.runs(store, job.id)}
+    open_runs = [name for name in planned if states[name] != "done"]
+    at_once = runs_at_once(Room(spec.resources.cpus, spec.resources.gpus))
+    log(f"{len(planned)} runs, {len(planned) - len(open_runs)} done already; {at_once} at a time")
+    facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
+    recorder = Recorder(store, made, facts, log)
+    work = [_work(name, planned[name], shards) for name in open_runs]
+    storage = home() / "ray" / job.id
+    if work:
+        run_all(work, recorder, lease.over, at_once, storage)
+        shutil.rmtree(storage, ignore_errors=True)
+    _close(store, open_runs, recorder, lease)
+
+
+def _close(store: Store, open_runs: list[str], recorder: Recorder, lease: Lease) -> None:
+    """Runs that did not end: cancelled with their task, back in the queue with it, or failed."""
+    left = [name for name in open_runs if name not in recorder.done]
+    if lease.over():
+        if not isinstance(lease.ended, LeaseLost):
+            state = "cancelled" if lease.ended else "queued"
+            for name in left:
+                records.set_run_state(store, name, state)
+        return
+    if left:
+        failed = "; ".join(f"{name}: {recorder.failed.get(name, 'ended without a result')}" for name in left)
+        raise RaymsaError(f"{len(left)} of {len(open_runs)} runs failed: {failed}")
+
+
+def _work(name: str, run: Run, shards: Path) -> dict[str, Any]:
+    spec = run.spec.model_dump(mode="json")
+    return {"run_id": name, "spec": spec, "shards": str(shards), "folder": str(run_dir(name))}
+
+
+def _row(job: queries.Job, task: Task, name: str, run: Run) -> dict[str, Any]:
+    spec = run.spec.model_dump(mode="json")
+    about = {"id": name, "job_id": job.id, "task_id": task.id, "variant": run.variant, "seed": run.seed}
+    return {**about, "group_key": run.group, "spec": spec, "spec_digest": digest(run.spec)}
+
+
+def _spec(job: queries.Job) -> Any:
+    return check(job.spec, f"job {job.id}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    names = ("raymsa", "torch", "transformers", "peft", "bitsandbytes", "ray", "numpy", "av")
+    return {name: version(name) for name in names}
+
+
+def who() -> str:
+    """The person at the keyboard, as user@host."""
+    with suppress(KeyError, OSError):
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    return socket.gethostname()
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the working folder, with `+changes` when files differ from it; None outside a repository."""
+    try:
+        shown = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return shown.stdout.strip() or None if shown.returncode == 0 else None
+
+
+@contextmanager
+def alone(wait: Callable[[str], bool]) -> Iterator[bool]:
+    """One embedded driver per machine and home, so that two jobs never meet on one GPU.
+
+    While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets False.
+    """
+    import fcntl
+
+    path = home() / f"driver-{socket.gethostname()}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                if not wait(file.read().strip() or "another driver"):
+                    yield False
+                    return
+                time.sleep(POLL_S)
+                continue
+            file.truncate(0)
+            file.write(f"{socket.gethostname()}:{os.getpid()}")
+            file.flush()
+            yield True
+            return
+
+
+@contextmanager
+def on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) calls `act`; a second one is Python's own KeyboardInterrupt."""
+
+    def handle(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        act()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

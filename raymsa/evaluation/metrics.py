@@ -1,0 +1,185 @@
+"""The field's metrics, by the rules of thuiar/MMSA (src/MMSA/utils/metricsTop.py at a94e65d), unrounded.
+
+A metric is one function of (score_B, label_B) in a profile; adding one here adds it to every table.
+Nothing is hidden: NaN in a score makes every metric of it NaN, a constant prediction has no correlation.
+
+Axes: B clips.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Scores = NDArray[np.float32]
+Metric = Callable[[Scores, Scores], float]
+
+PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}}
+BETTER_LOW = frozenset({"mae"})
+
+# Right-closed bins of CH-SIMS: a score on an edge belongs to the bin below it, so 0 is negative there.
+SIMS_EDGES = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
+
+
+def regression(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:
+    """Every metric of a profile (`mosi` for MOSI and MOSEI, `sims` for CH-SIMS) for scores and labels [B].
+
+    Arithmetic is in float32 as in MMSA: bin edges such as 0.1 are compared in it, and means on a tie round as there.
+    Raises ValueError on unequal lengths or NaN labels.
+    """
+    score_B, label_B = np.asarray(score, np.float32), np.asarray(label, np.float32)
+    if score_B.shape != label_B.shape or score_B.ndim != 1:
+        raise ValueError(f"{score_B.shape} scores for {label_B.shape} labels")
+    if np.isnan(label_B).any():
+        raise ValueError("a label is NaN")
+    metrics = PROFILES[profile]
+    if not len(score_B) or np.isnan(score_B).any():
+        return dict.fromkeys(metrics, math.nan)
+    return {name: float(metric(score_B, label_B)) for name, metric in metrics.items()}
+
+
+def constant_scores(profile: str, median: float, label: ArrayLike) -> dict[str, float]:
+    """The floor: metrics of saying the training median of every clip."""
+    label_B = np.asarray(label, np.float32)
+    return regression(profile, np.full_like(label_B, median), label_B)
+
+
+def classes(predicted: Sequence[Any], true: Sequence[Any]) -> dict[str, float]:
+    """Accuracy and weighted F1 for class labels of any kind (MELD, IEMOCAP, CHERMA)."""
+    predicted_B, true_B = np.asarray(predicted), np.asarray(true)
+    if predicted_B.shape != true_B.shape:
+        raise ValueError(f"{len(predicted_B)} predictions for {len(true_B)} labels")
+    return {"acc": _accuracy(predicted_B, true_B), "f1": weighted_f1(predicted_B, true_B)}
+
+
+def weighted_f1(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
+    """F1 per class, averaged with the classes' shares among the true labels (scikit-learn's `weighted`)."""
+    if not len(true_B):
+        return math.nan
+    return sum(_f1(predicted_B == c, true_B == c) * float(np.mean(true_B == c)) for c in np.unique(true_B))
+
+
+def metric(*profiles: str) -> Callable[[Metric], Metric]:
+    """Register a function under its own name (without `sims_`) in the profiles given."""
+
+    def register(function: Metric) -> Metric:
+        for profile in profiles:
+            PROFILES[profile][function.__name__.removeprefix("sims_")] = function
+        return function
+
+    return register
+
+
+@metric("mosi")
+def acc2_has0(score_B: Scores, label_B: Scores) -> float:
+    """Negative against non-negative, all clips. Minus zero is zero."""
+    return _accuracy(score_B >= 0, label_B >= 0)
+
+
+@metric("mosi")
+def acc2_nonzero(score_B: Scores, label_B: Scores) -> float:
+    """Negative against positive, without the clips labelled exactly 0; NaN when none is left."""
+    kept_B = label_B != 0
+    return _accuracy(score_B[kept_B] > 0, label_B[kept_B] > 0)
+
+
+@metric("mosi")
+def f1_has0(score_B: Scores, label_B: Scores) -> float:
+    """Weighted F1 of negative against non-negative."""
+    return weighted_f1(score_B >= 0, label_B >= 0)
+
+
+@metric("mosi")
+def f1_nonzero(score_B: Scores, label_B: Scores) -> float:
+    """Weighted F1 of negative against positive, without the clips labelled exactly 0."""
+    kept_B = label_B != 0
+    return weighted_f1(score_B[kept_B] > 0, label_B[kept_B] > 0)
+
+
+@metric("mosi")
+def acc5(score_B: Scores, label_B: Scores) -> float:
+    """Five classes: clipped to +-2 and rounded."""
+    return _rounded_accuracy(score_B, label_B, 2)
+
+
+@metric("mosi")
+def acc7(score_B: Scores, label_B: Scores) -> float:
+    """Seven classes: clipped to +-3 and rounded."""
+    return _rounded_accuracy(score_B, label_B, 3)
+
+
+@metric("mosi")
+def mae(score_B: Scores, label_B: Scores) -> float:
+    """Mean absolute error, in points of the label scale; scores are not clipped."""
+    return float(np.abs(score_B - label_B).mean())
+
+
+@metric("mosi")
+def corr(score_B: Scores, label_B: Scores) -> float:
+    """Pearson correlation; NaN when scores or labels do not vary."""
+    if not np.isfinite(score_B).all() or np.ptp(score_B) == 0 or np.ptp(label_B) == 0:
+        return math.nan
+    return float(np.corrcoef(score_B, label_B)[0, 1])
+
+
+@metric("sims")
+def sims_acc2(score_B: Scores, label_B: Scores) -> float:
+    """Two right-closed bins: 0 counts as negative."""
+    return _accuracy(_sims_bin(score_B, 2), _sims_bin(label_B, 2))
+
+
+@metric("sims")
+def sims_acc3(score_B: Scores, label_B: Scores) -> float:
+    """Three bins, cut at -0.1 and 0.1."""
+    return _accuracy(_sims_bin(score_B, 3), _sims_bin(label_B, 3))
+
+
+@metric("sims")
+def sims_acc5(score_B: Scores, label_B: Scores) -> float:
+    """Five bins, cut at -0.7, -0.1, 0.1 and 0.7."""
+    return _accuracy(_sims_bin(score_B, 5), _sims_bin(label_B, 5))
+
+
+@metric("sims")
+def sims_f1(score_B: Scores, label_B: Scores) -> float:
+    """Weighted F1 of the two bins."""
+    return weighted_f1(_sims_bin(score_B, 2), _sims_bin(label_B, 2))
+
+
+@metric("sims")
+def sims_mae(score_B: Scores, label_B: Scores) -> float:
+    """Mean absolute error of scores clipped to +-1."""
+    return mae(_unit(score_B), _unit(label_B))
+
+
+@metric("sims")
+def sims_corr(score_B: Scores, label_B: Scores) -> float:
+    """Pearson correlation of scores clipped to +-1."""
+    return corr(_unit(score_B), _unit(label_B))
+
+
+def _accuracy(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
+    return float(np.mean(predicted_B == true_B)) if len(true_B) else math.nan
+
+
+def _f1(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
+    both = int(np.sum(predicted_B & true_B))
+    return 2 * both / (int(np.sum(predicted_B)) + int(np.sum(true_B)))  # asked for classes that occur only
+
+
+def _rounded_accuracy(score_B: Scores, label_B: Scores, limit: int) -> float:
+    # np.round is half-to-even (0.5 -> 0, 1.5 -> 2), and MMSA's tables were made with it
+    return _accuracy(np.round(np.clip(score_B, -limit, limit)), np.round(np.clip(label_B, -limit, limit)))
+
+
+def _sims_bin(value_B: Scores, bins: int) -> NDArray[np.intp]:
+    # MMSA compares float32 scores with Python numbers, which numpy 2 turns into float32 first
+    return np.digitize(_unit(value_B), np.asarray(SIMS_EDGES[bins], np.float32), right=True)
+
+
+def _unit(value_B: Scores) -> Scores:
+    return np.clip(value_B, -1, 1)

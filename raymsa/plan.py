@@ -1,0 +1,85 @@
+"""What a job stands for: where its clips are, which tasks and runs it has, and what it would train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raymsa.datasets.base import Layout
+from raymsa.home import home, shards_dir
+from raymsa.spec import ModelSpec, Run, digest, runs
+
+TASKS = ("prepare", "train")  # of every job, in this order
+
+
+def anchored(job: Any) -> Any:
+    """The job with absolute paths: a driver in another folder must find the same clips and the same model."""
+    paths = {name: getattr(job.dataset, name) for name in ("raw", "shards")}
+    absolute = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path}
+    model = Path(job.model.path).expanduser()
+    path = str(model.absolute()) if model.exists() and job.model.path != "tiny" else job.model.path
+    return job.model_copy(
+        update={
+            "dataset": job.dataset.model_copy(update=absolute),
+            "model": job.model.model_copy(update={"path": path}),
+        }
+    )
+
+
+def shards_of(dataset: Layout) -> Path:
+    """Where a dataset's shards are: as its config says, or a folder of raymsa's own for these settings."""
+    if dataset.shards:
+        return Path(dataset.shards).expanduser().absolute()
+    return shards_dir() / f"{dataset.name}-{digest(dataset)}"
+
+
+def raw_of(dataset: Layout) -> Path:
+    """Where a dataset's raw clips are; a dataset that makes its own has a folder under RAYMSA_HOME."""
+    return Path(dataset.raw).expanduser() if dataset.raw else home() / "raw" / f"{dataset.name}-{digest(dataset)}"
+
+
+def run_id(job_id: str, run: Run) -> str:
+    """A run's id: the same every time its job is taken up again."""
+    return f"{job_id}-{run.variant}-{run.seed}"
+
+
+def plan(job: Any) -> dict[str, Any]:
+    """Runs, tasks, trainable parameters per variant, and where the shards are; writes nothing."""
+    made = runs(job)
+    shards = shards_of(job.dataset)
+    there = (shards / "manifest.json").exists()
+    return {
+        "runs": len(made) * (job.search.trials if job.search else 1),
+        "tasks": len(TASKS),
+        **{f"trainable parameters of {run.variant}": trainable(run.spec) for run in made if run.seed == job.seeds[0]},
+        "raw clips": str(raw_of(job.dataset)),
+        "shards": f"{shards} ({'there' if there else 'to be made'})",
+    }
+
+
+def trainable(spec: Any) -> int | str:
+    """Parameters a run would train, adapters and head; words when the model's config is not at hand."""
+    from raymsa.thinker.geometry import parameter_counts
+
+    if not spec.train.epochs:
+        return 0
+    config = _config(spec.model)
+    if isinstance(config, str):
+        return config
+    head = spec.readout.head(config.text_config.hidden_size)
+    own = sum(p.numel() for p in head.parameters()) if head is not None else 0
+    return own + parameter_counts(config, spec.lora, spec.inputs.modalities).lora
+
+
+def _config(model: ModelSpec) -> Any:
+    from transformers import Qwen2_5OmniThinkerConfig
+
+    from raymsa.thinker.geometry import GEOMETRY
+    from raymsa.thinker.tiny import tiny_config
+
+    known = {**GEOMETRY, "tiny": tiny_config}
+    if model.path in known:
+        return known[model.path]()
+    if not Path(model.path).exists():
+        return f"not known before {model.path} is downloaded"
+    return Qwen2_5OmniThinkerConfig.from_pretrained(model.path)

@@ -1,0 +1,92 @@
+"""What runs report, written to the store as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raymsa.data.manifest import Manifest
+from raymsa.evaluation.metrics import constant_scores, regression
+from raymsa.home import run_dir
+from raymsa.store import Store, queries, records
+from raymsa.training.predictions import read_predictions
+
+FACTS = ("trainable_parameters", "steps_total")  # known when a run begins
+ENDINGS = ("peak_memory_bytes", "best_epoch")  # known when it ends
+
+
+class Recorder:
+    """Listens to the trials of one task; `done` and `failed` say how its runs ended."""
+
+    def __init__(self, store: Store, manifest: Manifest, facts: dict[str, Any], say: Callable[[str], None]) -> None:
+        self._store, self._manifest, self._facts, self._say = store, manifest, facts, say
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+
+    def report(self, run_id: str, values: dict[str, Any]) -> None:
+        """Record one report of a run; which keys it has says what happened (see training/run.py)."""
+        spec = queries.run(self._store, run_id).spec
+        seconds = values["seconds"]
+        held = max(spec["resources"]["gpus"], 1) if spec["resources"]["gpus"] else spec["resources"]["cpus"]
+        records.add_cost(self._store, run_id, seconds, seconds * held)
+        if "steps_total" in values:
+            self._begin(run_id, values)
+        for step in values.get("steps") or ():
+            records.record_steps(self._store, run_id, step["step"], step["epoch"], step["values"])
+        if "valid_mae" in values:
+            records.update_run(self._store, run_id, best_epoch=values["best_epoch"])
+        if values.get("line"):
+            self._say(f"{name_of(run_id)}  {values['line']}")
+        if values.get("error"):
+            self.fail(run_id, values["error"])
+        if values.get("finished"):
+            self._finish(run_id, values)
+
+    def ended(self, run_id: str, error: str | None) -> None:
+        """A run's trial is over; without its own word this is a failure."""
+        if run_id not in self.done and run_id not in self.failed and error is not None:
+            self.fail(run_id, error)
+
+    def fail(self, run_id: str, error: str) -> None:
+        """A run failed."""
+        self.failed[run_id] = error
+        records.fail_run(self._store, run_id, error)
+        self._say(f"{name_of(run_id)}  failed: {error}")
+
+    def _begin(self, run_id: str, values: dict[str, Any]) -> None:
+        records.start_run(self._store, run_id, **self._facts, **{key: values[key] for key in FACTS})
+        where = f"goes on at step {values['resumed_at']}" if values["resumed_at"] else "starts"
+        self._say(f"{name_of(run_id)}  {where}; {values['trainable_parameters']:,} trainable parameters")
+
+    def _finish(self, run_id: str, values: dict[str, Any]) -> None:
+        rows = read_predictions(run_dir(run_id))
+        finals = {
+            split: self._metrics([r for r in rows if r["split"] == split]) for split in {r["split"] for r in rows}
+        }
+        facts = {key: values[key] for key in ENDINGS}
+        if "valid" in finals:
+            facts["valid_mae"] = finals["valid"]["mae"]
+        path = str(run_dir(run_id))
+        records.finish_run(self._store, run_id, facts, finals, rows, [{"name": "folder", "path": path}])
+        self.done.add(run_id)
+        shown = ", ".join(f"{split} MAE {finals[split]['mae']:.4f}" for split in finals)
+        self._say(f"{name_of(run_id)}  done: {shown}")
+
+    def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        profile = self._manifest.settings["metrics"]
+        score, label = [r["score"] for r in rows], [r["label"] for r in rows]
+        assert self._manifest.labels is not None
+        floor = constant_scores(profile, self._manifest.labels.median, label)
+        shares = {"out_of_range": _share(rows, "in_range")}
+        if any(r["text"] is not None for r in rows):
+            shares["unparsable"] = _share(rows, "parsed")
+        return {**regression(profile, score, label), **{f"constant_{k}": v for k, v in floor.items()}, **shares}
+
+
+def name_of(run_id: str) -> str:
+    """A run's id without its job's: how its lines are told apart on screen."""
+    return run_id.split("-", 1)[1]
+
+
+def _share(rows: list[dict[str, Any]], flag: str) -> float:
+    return sum(not row[flag] for row in rows) / len(rows)

@@ -1,0 +1,1 @@
+"""What a person reads of the store: tables. The only place where numbers are rounded."""

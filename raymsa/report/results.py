@@ -1,0 +1,301 @@
+"""The results of a job: one row per variant, mean and sd over its seeds, what it cost, and what is not finished.
+
+`results` gathers, unrounded; `render` and `as_json` show the same numbers. A run that is not done is listed, never
+left out in silence, and a NaN stays NaN: it is not skipped in a mean.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raymsa.evaluation.metrics import PROFILES, regression
+from raymsa.store import Store, queries
+
+CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
+HEALTH = ("unparsable", "out_of_range")
+FIRST = ("mae", "corr")  # the numbers papers are compared by
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (ddof 1) over runs; sd is None for a single run."""
+
+    mean: float
+    sd: float | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """The run with the lowest valid MAE of its variant: chosen without a look at test."""
+
+    run_id: str
+    seed: int
+    valid_mae: float
+    test: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant. `device_s` is the mean per run, memory the most that any run took."""
+
+    variant: str
+    finished: int
+    planned: int
+    test: dict[str, Spread]
+    valid_mae: Spread | None
+    health: dict[str, Spread]
+    device_s: float | None
+    peak_memory_bytes: int | None
+    trainable_parameters: int | None
+    constant: dict[str, float]
+    best: Best | None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without results, and why."""
+
+    run_id: str
+    variant: str
+    seed: int
+    state: str
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A job's results; `metrics` names the columns of every `test` mapping."""
+
+    job_id: str
+    name: str
+    profile: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    unfinished: tuple[Unfinished, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run and its finals."""
+
+    row: queries.RunRow
+    finals: dict[str, dict[str, float]]
+
+
+def results(store: Store, job_id: str) -> Results:
+    """What a job gave so far; the id may be a unique prefix. Raises NotFound."""
+    job = queries.job(store, job_id)
+    profile = job.spec["dataset"]["metrics"]
+    runs = queries.runs(store, job.id)
+    done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
+    names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
+    return Results(
+        job_id=job.id,
+        name=job.name,
+        profile=profile,
+        metrics=names,
+        rows=tuple(_row(label, planned, mine, names) for label, planned, mine in _groups(job.spec, runs, done)),
+        unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in runs if r.state != "done"),
+    )
+
+
+def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
+    """Recorded finals; a metric that is younger than the run is computed from its predictions."""
+    finals = queries.finals(store, run.id)
+    for split, values in finals.items():
+        if not PROFILES[profile].keys() - values.keys():
+            continue
+        clips = queries.predictions(store, run.id, split)
+        if clips:
+            finals[split] = {**regression(profile, [c.score for c in clips], [c.label for c in clips]), **values}
+    return finals
+
+
+def _groups(spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run]) -> list[tuple[str, int, list[_Run]]]:
+    """(label, runs planned, finished runs) of each table row: a variant, or one setting of a search."""
+    variants = list(spec.get("variants") or {spec["readout"]["kind"]: {}})
+    if spec.get("search"):
+        return _settings(runs, done)
+    known = [*variants, *sorted({run.variant for run in runs} - set(variants))]
+    seeds = len(spec["seeds"])
+    return [
+        (v, max(seeds, sum(r.variant == v for r in runs)), [run for run in done if run.row.variant == v]) for v in known
+    ]
+
+
+def _settings(runs: list[queries.RunRow], done: list[_Run]) -> list[tuple[str, int, list[_Run]]]:
+    """Trials of a search differ by more than the seed, so only runs of one group share a row; best on valid first."""
+    groups: dict[str, list[queries.RunRow]] = {}
+    for run in runs:
+        groups.setdefault(run.group_key, []).append(run)
+    rows = [
+        (f"{mine[0].variant} {key[:6]}", len(mine), [run for run in done if run.row.group_key == key])
+        for key, mine in groups.items()
+    ]
+    return sorted(rows, key=lambda row: min((_valid_mae(run) for run in row[2]), default=math.inf))
+
+
+def _row(label: str, planned: int, runs: list[_Run], names: tuple[str, ...]) -> Row:
+    test = [run.finals.get("test", {}) for run in runs]
+    peaks = [run.row.peak_memory_bytes for run in runs if run.row.peak_memory_bytes is not None]
+    return Row(
+        variant=label,
+        finished=len(runs),
+        planned=planned,
+        test=_spreads(names, test),
+        valid_mae=_spread(run.finals["valid"]["mae"] for run in runs if "mae" in run.finals.get("valid", {})),
+        health=_spreads(HEALTH, test),
+        device_s=statistics.fmean(run.row.device_s for run in runs) if runs else None,
+        peak_memory_bytes=max(peaks, default=None),
+        trainable_parameters=max((run.row.trainable_parameters or 0 for run in runs), default=0) or None,
+        constant=_constant(test, names),
+        best=_best(runs, names),
+    )
+
+
+def _spreads(names: Iterable[str], values: list[dict[str, float]]) -> dict[str, Spread]:
+    spreads = {name: _spread(v[name] for v in values if name in v) for name in names}
+    return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def _spread(values: Iterable[float]) -> Spread | None:
+    found = list(values)
+    if not found:
+        return None
+    if any(map(math.isnan, found)):  # statistics.stdev would raise
+        return Spread(math.nan, math.nan if len(found) > 1 else None, len(found))
+    return Spread(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
+
+
+def _constant(test: list[dict[str, float]], names: tuple[str, ...]) -> dict[str, float]:
+    """The floor as the first finished run recorded it: it depends on the labels alone, not on the run."""
+    recorded: dict[str, float] = next((v for v in test if f"{CONSTANT}mae" in v), {})
+    return {name: recorded[CONSTANT + name] for name in names if CONSTANT + name in recorded}
+
+
+def _best(runs: list[_Run], names: tuple[str, ...]) -> Best | None:
+    scored = [run for run in runs if _valid_mae(run) < math.inf]
+    if not scored:
+        return None
+    best = min(scored, key=_valid_mae)
+    test = best.finals.get("test", {})
+    return Best(best.row.id, best.row.seed, _valid_mae(best), {name: test[name] for name in names if name in test})
+
+
+def _valid_mae(run: _Run) -> float:
+    """For choosing: a run without a valid MAE is worse than any other."""
+    value = run.finals.get("valid", {}).get("mae", run.row.valid_mae)
+    return math.inf if value is None or math.isnan(value) else value
+
+
+def as_json(found: Results) -> dict[str, Any]:
+    """The same as plain data, unrounded; NaN is null, because JSON has none."""
+    return _plain(asdict(found))  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def render(found: Results, console: Console) -> None:
+    """Print the tables: scores on test, cost, the run chosen on valid, and what is missing."""
+    for table in [*_scores(found, console.width), _costs(found), *_chosen(found, console.width)]:
+        console.print(table)
+    for run in found.unfinished:
+        why = f": {run.error}" if run.error else ""
+        console.print(escape(f"not finished: {run.run_id} ({run.variant}, seed {run.seed}) is {run.state}{why}"))
+
+
+def _scores(found: Results, width: int) -> Iterator[Table]:
+    title = f"{found.name} ({found.job_id}): test, mean ± sd over seeds"
+    for names in _side_by_side(found, width, cell=13):
+        table = _table(title, ["variant", "runs", *map(_heading, names)])
+        for row in found.rows:
+            cells = [_spread_text(name, row.test.get(name)) for name in names]
+            table.add_row(escape(row.variant), f"{row.finished}/{row.planned}", *cells)
+        for label, constant in _constants(found):
+            table.add_row(escape(label), "", *(_number(name, constant.get(name)) for name in names), style="dim")
+        yield table
+        title = ""
+
+
+def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]]:
+    """The metrics in as many tables as the console's width asks for: a wrapped number cannot be read."""
+    labels = max((len(row.variant) for row in found.rows), default=0)
+    count = max(2, (width - max(labels, 14) - 10) // (cell + 2))
+    return [found.metrics[at : at + count] for at in range(0, len(found.metrics), count)]
+
+
+def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
+    """One row when all variants have the same floor, else one for each of them."""
+    floors = {row.variant: row.constant for row in found.rows if row.constant}
+    if len({tuple(_plain(floor).items()) for floor in floors.values()}) > 1:  # plain: NaN is not equal to itself
+        return [(f"constant\n(train median),\n{variant}", floor) for variant, floor in floors.items()]
+    return [("constant\n(train median)", floor) for floor in list(floors.values())[:1]]
+
+
+def _costs(found: Results) -> Table:
+    health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
+    headings = ["variant", "valid\nmae", *map(_heading, health)]
+    table = _table("cost", [*headings, "device\nmin/run", "peak\nGiB", "trainable\nparameters"])
+    for row in found.rows:
+        table.add_row(
+            escape(row.variant),
+            _spread_text("mae", row.valid_mae),
+            *(_spread_text(name, row.health.get(name)) for name in health),
+            "-" if row.device_s is None else f"{row.device_s / 60:.1f}",
+            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}",
+            "-" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
+        )
+    return table
+
+
+def _chosen(found: Results, width: int) -> Iterator[Table]:
+    if not any(row.best for row in found.rows):
+        return
+    title = "best run of each variant, chosen by valid MAE; its numbers on test"
+    for names in _side_by_side(found, width - 16, cell=7):  # the run's seed and valid MAE stand in front
+        table = _table(title, ["run", "seed", "valid\nmae", *map(_heading, names)])
+        for best in (row.best for row in found.rows if row.best):
+            head = (best.run_id, str(best.seed), _number("mae", best.valid_mae))
+            table.add_row(*map(escape, head), *(_number(name, best.test.get(name)) for name in names))
+        yield table
+        title = ""
+
+
+def _table(title: str, headings: list[str]) -> Table:
+    table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
+    return table
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", "\n") + ("" if name in FIRST else "\n%")
+
+
+def _spread_text(name: str, spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{_number(name, spread.mean)} ± {_number(name, spread.sd)}"
+
+
+def _number(name: str, value: float | None) -> str:
+    """Errors and correlations with three decimals, shares in percent with one, as papers print them."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if name in FIRST else f"{100 * value:.1f}"

@@ -1,0 +1,229 @@
+"""Opening the store. Everything that differs between SQLite and PostgreSQL is in this file, but for `upsert`.
+
+SQLite with many processes loses writes in its default mode (17 to 59 % measured with 16 writers: "database is locked").
+WAL, BEGIN IMMEDIATE for every write and a busy time-out of 30 s lost none. Setting WAL while others open the file
+fails in spite of the time-out, so a new store is made under another name, under a lock, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
+
+from raymsa.errors import NotFound, StoreError
+from raymsa.store import migrations
+
+BUSY_S = 30
+CONNECT_S = 10  # a PostgreSQL server that does not answer
+MIGRATION_LOCK = 0x7261796D7361  # "raymsa": one advisory lock for all migrations of a PostgreSQL database
+
+# What a person can do about a driver's message; the first that matches is added to it.
+HINTS = {
+    "not a database": "this file is something else; name another with --store",
+    "malformed": "restore it from a copy, or name another with --store",
+    "unable to open": "check that the file and its folder may be read and written",
+    "readonly": "check that the file and its folder may be written",
+    "is full": "free some disk space and try again",
+    "disk I/O": "check the disk's space and health",
+    "locked": f"another process kept it busy for {BUSY_S} s",
+    "File exists": "a file is where a folder should be",
+    "connection": "check that the server runs and the URL is right",
+}
+
+
+class Store:
+    """An open experiment store; `str()` of it is its URL without the password."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(raymsa_write=True)
+
+    @classmethod
+    def open(cls, url: str, create: bool = True) -> Store:
+        """The store at `url` (or at a file's path), made or migrated when it must be.
+
+        Raises NotFound when there is none and `create` is false, StoreError when it cannot be used.
+        """
+        parsed = _parse(url)
+        try:
+            with _in_one_line(parsed):
+                return cls(_open_sqlite(parsed, create) if _is_sqlite(parsed) else _open_postgresql(parsed, create))
+        except OSError as error:  # from making the folder and the file
+            raise StoreError(_one_line(parsed, f"{error.strerror}: {error.filename}")) from error
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: committed at the end, rolled back by an exception. Raises StoreError."""
+        with _in_one_line(self.engine.url), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read transaction; on SQLite it sees one moment of the store. Raises StoreError."""
+        with _in_one_line(self.engine.url), self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return _shown(self.engine.url)
+
+
+def _parse(url: str) -> URL:
+    """The URL with the driver we use. A text without `://` is the path of an SQLite file."""
+    try:
+        parsed = make_url(url if "://" in url else f"sqlite:///{Path(url).expanduser().absolute()}")
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        masked = re.sub(r"//.*@", "//***@", url)
+        raise StoreError(f"{masked} is not a database URL; write sqlite:////path/store.db") from None
+    if parsed.get_backend_name() in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if not _is_sqlite(parsed):
+        raise StoreError(f"{_shown(parsed)}: a store is sqlite:////path/store.db or postgresql://user@host/name")
+    if not parsed.database or parsed.database.startswith((":memory:", "file:")):
+        raise StoreError(f"{_shown(parsed)}: several processes share a store, so name a file: sqlite:////path/store.db")
+    return parsed
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _shown(url: URL) -> str:
+    """What may be printed: no password, and no query, which may hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+@contextmanager
+def _in_one_line(url: URL) -> Iterator[None]:
+    """Turns what databases and drivers raise into a StoreError of one line that names the store."""
+    try:
+        yield
+    except StatementError as error:  # from the driver, or a value that cannot be stored, such as NaN in JSON
+        raise StoreError(_one_line(url, str(error.orig))) from error
+    except SQLAlchemyError as error:
+        raise StoreError(_one_line(url, str(error))) from error
+
+
+def _one_line(url: URL, reason: str) -> str:
+    line = " ".join(reason.split()) or "no reason given"
+    if url.password:
+        line = line.replace(str(url.password), "***")
+    hint = next((f" ({hint})" for part, hint in HINTS.items() if part in line), "")
+    return f"store {_shown(url)}: {line}{hint}"
+
+
+def _open_sqlite(url: URL, create: bool) -> Engine:
+    path = Path(str(url.database)).absolute()
+    if _is_absent(path):
+        if not create:
+            raise NotFound(f"no store at {path}; nothing was submitted yet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            if _is_absent(path):  # else somebody made it while we waited
+                _make_sqlite(url, path)
+    engine = _sqlite_engine(url)
+    with engine.begin() as connection:
+        found = migrations.version(connection)
+        foreign = found is None and inspect(connection).get_table_names()
+    if foreign:
+        raise StoreError(_one_line(url, "it holds other tables than raymsa's; name another with --store"))
+    if found != migrations.HEAD:
+        with _lock(path):
+            _migrate(engine)
+    return engine
+
+
+def _is_absent(path: Path) -> bool:
+    return not path.exists() or (path.is_file() and path.stat().st_size == 0)
+
+
+def _make_sqlite(url: URL, path: Path) -> None:
+    """Make the file under another name and rename it, so that a store that is there is whole and in WAL mode."""
+    new = path.with_name(f"{path.name}.new")
+    for leftover in (new, *(new.with_name(f"{new.name}-{end}") for end in ("wal", "shm", "journal"))):
+        leftover.unlink(missing_ok=True)  # of a process that was killed here
+    engine = _sqlite_engine(url.set(database=str(new)))
+    connection = engine.raw_connection()
+    connection.cursor().execute("PRAGMA journal_mode=WAL")  # not possible inside a transaction; lasts in the file
+    connection.close()
+    _migrate(engine)
+    engine.dispose()  # the last connection to close moves the WAL into the file
+    new.rename(path)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time. A file of its own: closing any handle of the store drops SQLite's own locks."""
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_S})
+    event.listen(engine, "connect", _prepare_sqlite_connection)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite_connection(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # python's sqlite3 would send its own deferred BEGIN
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that writes after reading fails at once when another has written, whatever the time-out.
+    writes = connection.get_execution_options().get("raymsa_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _open_postgresql(url: URL, create: bool) -> Engine:
+    engine = _postgresql_engine(url)
+    with engine.begin() as connection:
+        found = migrations.version(connection)
+    if found is None and not create:
+        raise NotFound(f"no store at {_shown(url)}; nothing was submitted yet")
+    if found != migrations.HEAD:
+        _migrate(engine)
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
+    try:  # pre-ping: a server that was restarted costs nobody a transaction
+        return create_engine(url, connect_args=timeout, pool_pre_ping=True)
+    except ImportError:
+        raise StoreError(_one_line(url, "PostgreSQL needs a driver: pip install 'raymsa[postgres]'")) from None
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.execution_options(raymsa_write=True).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        found = migrations.version(connection)
+        if found is not None and found not in migrations.known():
+            raise StoreError(
+                _one_line(
+                    engine.url,
+                    f"it has version {found} and this raymsa knows versions up to {migrations.HEAD}: "
+                    "upgrade raymsa (pip install -U raymsa), or name another store with --store",
+                )
+            )
+        if found != migrations.HEAD:
+            migrations.upgrade(connection)

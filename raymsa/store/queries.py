@@ -1,0 +1,220 @@
+"""Reads. Rows come back as frozen dataclasses, numbers that were not a number as NaN (see tables.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, Table, func, or_, select
+
+from raymsa.errors import NotFound, UsageError
+from raymsa.store import tables
+from raymsa.store.engine import Store
+
+CANDIDATES = 8  # named when a prefix fits several
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a person submitted; its state is `queue.job_state` of its tasks."""
+
+    id: str
+    name: str
+    spec: dict[str, Any]
+    created_at: float
+    submitted_by: str
+    folder: str
+    git_commit: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the queue hands out. `driver` and `attempts` say which claim this is."""
+
+    id: int
+    job_id: str
+    seq: int
+    kind: str
+    payload: dict[str, Any]
+    state: str
+    priority: int
+    attempts: int
+    max_attempts: int
+    driver: str | None
+    lease_until: float | None
+    cancel_requested: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One training as recorded; None where there is no number yet."""
+
+    id: str
+    job_id: str
+    task_id: int | None
+    variant: str
+    seed: int
+    group_key: str
+    spec: dict[str, Any]
+    spec_digest: str
+    data_digest: str | None
+    state: str
+    attempts: int
+    started_at: float | None
+    finished_at: float | None
+    error: str | None
+    versions: dict[str, Any] | None
+    git_commit: str | None
+    wall_s: float
+    device_s: float
+    peak_memory_bytes: int | None
+    trainable_parameters: int | None
+    steps_total: int | None
+    step: int | None
+    epoch: int | None
+    best_epoch: int | None
+    valid_mae: float | None
+
+
+@dataclass(frozen=True)
+class Step:
+    run_id: str
+    step: int
+    name: str
+    value: float
+    epoch: int | None
+    at: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One clip's score; NaN and `parsed` false for an answer without a number. `text` is the answer, if in words."""
+
+    run_id: str
+    split: str
+    clip_id: str
+    label: float
+    score: float
+    text: str | None
+    parsed: bool
+    in_range: bool
+
+
+@dataclass(frozen=True)
+class Artifact:
+    run_id: str
+    name: str
+    path: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """`what` is the new state of the task or run, or `cancel requested`; `detail` says why."""
+
+    id: int
+    at: float
+    job_id: str | None
+    task_id: int | None
+    run_id: str | None
+    what: str
+    detail: str
+    who: str
+
+
+Row = TypeVar("Row", Job, Task, RunRow, Step, Prediction, Artifact, Event)
+
+
+def jobs(store: Store) -> list[Job]:
+    """Every job, oldest first."""
+    return _rows(store, Job, select(tables.jobs).order_by(tables.jobs.c.created_at, tables.jobs.c.id))
+
+
+def job(store: Store, prefix: str) -> Job:
+    """The job with this id, the start of an id, or name. Raises NotFound, or UsageError when several fit."""
+    table = tables.jobs
+    fits = or_(_starts(table, prefix), table.c.name == prefix)
+    found = _rows(store, Job, select(table).where(fits).order_by(table.c.created_at, table.c.id))
+    return _only([(row.id, f"{row.id} ({row.name})", row) for row in found], prefix, "job")
+
+
+def tasks(store: Store, job_id: str | None = None) -> list[Task]:
+    """A job's tasks in their order, or every task."""
+    return _rows(store, Task, _of(tables.tasks, job_id=job_id).order_by(tables.tasks.c.id))
+
+
+def runs(store: Store, job_id: str | None = None) -> list[RunRow]:
+    """A job's runs, or every run, by job, variant and seed."""
+    table = tables.runs
+    return _rows(store, RunRow, _of(table, job_id=job_id).order_by(table.c.job_id, table.c.variant, table.c.seed))
+
+
+def run(store: Store, prefix: str) -> RunRow:
+    """The run with this id or the start of an id. Raises NotFound, or UsageError when several fit."""
+    found = _rows(store, RunRow, select(tables.runs).where(_starts(tables.runs, prefix)).order_by(tables.runs.c.id))
+    return _only([(row.id, row.id, row) for row in found], prefix, "run")
+
+
+def steps(store: Store, run_id: str) -> list[Step]:
+    """What a run reported while it trained, in order of steps."""
+    return _rows(store, Step, _of(tables.steps, run_id=run_id).order_by(tables.steps.c.step, tables.steps.c.name))
+
+
+def finals(store: Store, run_id: str) -> dict[str, dict[str, float]]:
+    """A run's final metrics as `records.finish_run` was given them: split -> name -> value."""
+    result: dict[str, dict[str, float]] = {}
+    with store.read() as connection:
+        for row in connection.execute(_of(tables.finals, run_id=run_id).order_by(tables.finals.c.name)):
+            result.setdefault(row.split, {})[row.name] = row.value
+    return result
+
+
+def predictions(store: Store, run_id: str, split: str | None = None) -> list[Prediction]:
+    """A run's score for each clip, of one split or all."""
+    table = tables.predictions
+    found = _of(table, run_id=run_id, split=split).order_by(table.c.split, table.c.clip_id)
+    return _rows(store, Prediction, found)
+
+
+def artifacts(store: Store, run_id: str) -> list[Artifact]:
+    """The files and folders a run left."""
+    return _rows(store, Artifact, _of(tables.artifacts, run_id=run_id).order_by(tables.artifacts.c.name))
+
+
+def events(store: Store, job_id: str | None = None) -> list[Event]:
+    """What happened to a job and its tasks and runs, oldest first."""
+    return _rows(store, Event, _of(tables.events, job_id=job_id).order_by(tables.events.c.id))
+
+
+def _of(table: Table, **equal: str | None) -> Select[Any]:
+    given = {name: value for name, value in equal.items() if value is not None}
+    return select(table).where(*(table.c[name] == value for name, value in given.items()))
+
+
+def _rows(store: Store, row_type: type[Row], statement: Select[Any]) -> list[Row]:
+    with store.read() as connection:
+        return [row_type(**row._mapping) for row in connection.execute(statement)]
+
+
+def _starts(table: Table, prefix: str) -> ColumnElement[bool]:
+    # Not LIKE: it ignores case on SQLite only. Not a range: PostgreSQL's order depends on the locale.
+    return func.substr(table.c.id, 1, len(prefix)) == prefix
+
+
+def _only(found: Sequence[tuple[str, str, Row]], prefix: str, noun: str) -> Row:
+    """The one row that fits; an id given in full wins. Each is (id, how to show it, row)."""
+    exact = [row for row_id, _, row in found if row_id == prefix]
+    if exact:
+        return exact[0]
+    if not prefix or not found:
+        raise NotFound(f"no {noun} {prefix!r} in the store")
+    if len(found) > 1:
+        shown = ", ".join(label for _, label, _ in found[:CANDIDATES])
+        more = f" and {len(found) - CANDIDATES} more" if len(found) > CANDIDATES else ""
+        raise UsageError(f"{prefix!r} could be {shown}{more}; give more of the id")
+    return found[0][2]

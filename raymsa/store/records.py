@@ -1,0 +1,169 @@
+"""Writes about runs and what happened. Each function is one transaction, and recording a thing twice changes nothing.
+
+Only the driver calls these; a training worker reports to its driver and never opens the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from raymsa.errors import NotFound
+from raymsa.store.engine import Store
+from raymsa.store.tables import artifacts as artifacts_table
+from raymsa.store.tables import events, finals, predictions, runs, steps
+from raymsa.store.tables import tasks as tasks_table
+
+NEW_RUN = {"state": "queued", "attempts": 0, "wall_s": 0.0, "device_s": 0.0}
+
+
+def create_runs(store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Enter runs (id, job_id, task_id, variant, seed, group_key, spec, spec_digest); those already there stay as is."""
+    with store.write() as connection:
+        for row in rows:
+            insert = _dialect(connection).insert(runs).values({**NEW_RUN, **row})
+            if connection.execute(insert.on_conflict_do_nothing(index_elements=["id"])).rowcount:
+                insert_event(connection, "queued", run_id=row["id"], job_id=row["job_id"], task_id=row.get("task_id"))
+
+
+def start_run(store: Store, run_id: str, *, who: str = "", **facts: Any) -> None:
+    """A new attempt at a run begins; facts are columns of `runs`. Raises NotFound."""
+    begun = {"state": "running", "attempts": runs.c.attempts + 1, "started_at": time.time()}
+    with store.write() as connection:
+        _set(connection, run_id, **{**begun, "finished_at": None, "error": None, **facts})
+        _run_event(connection, run_id, "running", who=who)
+
+
+def update_run(store: Store, run_id: str, **facts: Any) -> None:
+    """Set facts of a run that change while it trains; they are columns of `runs`. Raises NotFound."""
+    with store.write() as connection:
+        _set(connection, run_id, **facts)
+
+
+def record_steps(store: Store, run_id: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
+    """What a run reports at one step; a step that is reported again is replaced. Raises NotFound."""
+    at = {"run_id": run_id, "step": int(step), "epoch": int(epoch), "at": time.time()}
+    with store.write() as connection:
+        _set(connection, run_id, step=int(step), epoch=int(epoch))
+        _upsert(connection, steps, [{**at, "name": name, "value": value} for name, value in values.items()])
+
+
+def finish_run(
+    store: Store,
+    run_id: str,
+    facts: Mapping[str, Any],
+    finals: Mapping[str, Mapping[str, float]],
+    predictions: Iterable[Mapping[str, Any]] = (),
+    artifacts: Iterable[Mapping[str, Any]] = (),
+    *,
+    who: str = "",
+) -> None:
+    """A run is done: all it gave is recorded, or nothing is. Raises NotFound.
+
+    `finals` is split -> name -> value; predictions are mappings with split, clip_id, label, score, parsed, in_range
+    and perhaps text; artifacts are mappings with name, path and bytes.
+    """
+    with store.write() as connection:
+        before = _state(connection, run_id)
+        _record_what_it_gave(connection, run_id, finals, predictions, artifacts)
+        if facts:
+            _set(connection, run_id, **facts)
+        if before != "done":
+            _set(connection, run_id, state="done", finished_at=time.time(), error=None)
+            _run_event(connection, run_id, "done", who=who)
+
+
+def fail_run(store: Store, run_id: str, error: str, *, who: str = "") -> None:
+    """A run ended with an error. Raises NotFound."""
+    set_run_state(store, run_id, "failed", error=error, who=who)
+
+
+def set_run_state(store: Store, run_id: str, state: str, *, error: str | None = None, who: str = "") -> None:
+    """Put a run into a state, with the event if it was in another. Raises NotFound."""
+    over = state in ("done", "failed", "cancelled")
+    with store.write() as connection:
+        before = _state(connection, run_id)
+        if before != state:
+            _set(connection, run_id, state=state, error=error, finished_at=time.time() if over else None)
+            _run_event(connection, run_id, state, detail=error or "", who=who)
+
+
+def add_cost(store: Store, run_id: str, wall_s: float, device_s: float) -> None:
+    """Add one attempt's wall and device seconds to a run's. Raises NotFound."""
+    with store.write() as connection:
+        _set(connection, run_id, wall_s=runs.c.wall_s + float(wall_s), device_s=runs.c.device_s + float(device_s))
+
+
+def add_event(store: Store, what: str, **about: Any) -> None:
+    """One line of history, in a transaction of its own: see `insert_event`."""
+    with store.write() as connection:
+        insert_event(connection, what, **about)
+
+
+def insert_event(
+    connection: Connection,
+    what: str,
+    *,
+    job_id: str | None = None,
+    task_id: int | None = None,
+    run_id: str | None = None,
+    detail: str = "",
+    who: str = "",
+    at: float | None = None,
+) -> None:
+    """One line of history, in the transaction of the change it tells of."""
+    about = {"job_id": job_id, "task_id": task_id, "run_id": run_id}
+    when = time.time() if at is None else at
+    connection.execute(events.insert().values(at=when, what=what, detail=detail, who=who, **about))
+
+
+def _set(connection: Connection, run_id: str, **values: Any) -> None:
+    if not connection.execute(update(runs).where(runs.c.id == run_id).values(values)).rowcount:
+        raise NotFound(f"no run {run_id!r} in the store")
+
+
+def _state(connection: Connection, run_id: str) -> str:
+    state = connection.execute(select(runs.c.state).where(runs.c.id == run_id).with_for_update()).scalar()
+    if state is None:
+        raise NotFound(f"no run {run_id!r} in the store")
+    return str(state)
+
+
+def _run_event(connection: Connection, run_id: str, what: str, detail: str = "", who: str = "") -> None:
+    """The driver that holds the run's task is who did it, unless somebody else is named."""
+    holder = select(runs.c.job_id, runs.c.task_id, tasks_table.c.driver).outerjoin_from(runs, tasks_table)
+    job_id, task_id, driver = connection.execute(holder.where(runs.c.id == run_id)).one()
+    insert_event(
+        connection, what, job_id=job_id, task_id=task_id, run_id=run_id, detail=detail, who=who or driver or ""
+    )
+
+
+def _record_what_it_gave(
+    connection: Connection,
+    run_id: str,
+    finals_by_split: Mapping[str, Mapping[str, float]],
+    clips: Iterable[Mapping[str, Any]],
+    files: Iterable[Mapping[str, Any]],
+) -> None:
+    values = [(split, name, value) for split, named in finals_by_split.items() for name, value in named.items()]
+    _upsert(connection, finals, [{"run_id": run_id, "split": s, "name": n, "value": v} for s, n, v in values])
+    _upsert(connection, predictions, [{"text": None, **clip, "run_id": run_id} for clip in clips])
+    _upsert(connection, artifacts_table, [{"bytes": None, **file, "run_id": run_id} for file in files])
+
+
+def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows; where the primary key is there already, replace the rest."""
+    if not rows:
+        return
+    insert = _dialect(connection).insert(table)
+    rest = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest), rows)
+
+
+def _dialect(connection: Connection) -> Any:
+    """Both say ON CONFLICT, but SQLAlchemy has it in each dialect's own insert."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite

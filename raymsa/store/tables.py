@@ -1,0 +1,210 @@
+"""The tables. Times are UNIX seconds; sizes are bytes. Changing a table here needs a file in migrations/versions.
+
+NaN has one representation. A measured number (steps, finals, predictions) is NULL in a row that is there when it is
+NaN, and reads give NaN back; what was not measured has no row. SQLite cannot hold NaN at all, so PostgreSQL does not
+either. Infinities are kept as they are. A fact of a run (`valid_mae`, `wall_s`, ...) is None when there is no number,
+for whatever reason: the rows of `finals` tell why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
+from sqlalchemy.types import TypeDecorator
+
+# Constraints need names: SQLite can only alter a table by copying it, and PostgreSQL drops by name.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Fact(TypeDecorator[float]):
+    """A float that may be missing. NaN is written as NULL and read as None."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> float | None:
+        # float() also because sqlite3 stores a numpy scalar as a blob, without a word.
+        return None if value is None or math.isnan(value) else float(value)
+
+
+class Measured(Fact):
+    """A float that was measured. NaN is written as NULL and read as NaN."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> float:
+        return math.nan if value is None else float(value)
+
+
+class Count(TypeDecorator[int]):
+    """A whole number; int() because sqlite3 stores a numpy integer as a blob, too."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> int | None:
+        return None if value is None else int(value)
+
+
+class Plain(TypeDecorator[Any]):
+    """Plain data, as JSON. NaN and infinity are refused: they are not JSON, and PostgreSQL would not take them."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        json.dumps(value, allow_nan=False)
+        return value
+
+
+def _parent(name: str, target: str, **options: Any) -> Column[Any]:
+    return Column(name, ForeignKey(target, ondelete="CASCADE"), **options)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("spec", Plain, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("submitted_by", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("git_commit", Text),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Integer, primary_key=True),  # grows, so it is the order of submission
+    _parent("job_id", "jobs.id", nullable=False),
+    Column("seq", Integer, nullable=False),  # a task waits for those of its job with a lower seq
+    Column("kind", Text, nullable=False),
+    Column("payload", Plain, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("driver", Text),  # who holds it, or held it last
+    Column("lease_until", Double),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),  # of the latest attempt
+    Column("finished_at", Double),
+    Column("error", Text),
+    UniqueConstraint("job_id", "seq"),
+    sqlite_autoincrement=True,  # an id is never given twice, also after a job was removed
+)
+# A claim reads this in order and stops at the first task that may start.
+Index("ix_tasks_claim", tasks.c.state, tasks.c.priority.desc(), tasks.c.id)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _parent("job_id", "jobs.id", nullable=False, index=True),
+    _parent("task_id", "tasks.id", index=True),
+    Column("variant", Text, nullable=False),
+    Column("seed", Count, nullable=False),
+    Column("group_key", Text, nullable=False, index=True),  # equal for runs that differ by seed only
+    Column("spec", Plain, nullable=False),
+    Column("spec_digest", Text, nullable=False),
+    Column("data_digest", Text),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("started_at", Double),  # of the latest attempt
+    Column("finished_at", Double),
+    Column("error", Text),
+    Column("versions", Plain),
+    Column("git_commit", Text),
+    Column("wall_s", Fact, nullable=False),  # over all attempts
+    Column("device_s", Fact, nullable=False),  # over all attempts
+    Column("peak_memory_bytes", Count),
+    Column("trainable_parameters", Count),
+    Column("steps_total", Count),
+    Column("step", Count),
+    Column("epoch", Count),
+    Column("best_epoch", Count),
+    Column("valid_mae", Fact),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    _parent("run_id", "runs.id", primary_key=True),
+    Column("step", Count, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("value", Measured),
+    Column("epoch", Count),
+    Column("at", Double, nullable=False),
+)
+
+finals = Table(
+    "finals",
+    metadata,
+    _parent("run_id", "runs.id", primary_key=True),
+    Column("split", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Measured),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    _parent("run_id", "runs.id", primary_key=True),
+    Column("split", Text, primary_key=True),
+    Column("clip_id", Text, primary_key=True),
+    Column("label", Measured),
+    Column("score", Measured),  # NaN when an answer could not be parsed
+    Column("text", Text),  # the answer, of a readout that answers in words
+    Column("parsed", Boolean, nullable=False),
+    Column("in_range", Boolean, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _parent("run_id", "runs.id", primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("bytes", Count),
+)
+
+# No foreign keys: what happened stays true when a job is removed.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("job_id", Text, index=True),
+    Column("task_id", Integer),
+    Column("run_id", Text),
+    Column("what", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("who", Text, nullable=False),
+)

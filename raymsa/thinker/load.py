@@ -1,0 +1,271 @@
+"""Loading the Thinker: 4-bit NF4 weights, LoRA by peft, and only the parts a job needs.
+
+A local folder, a download and the tiny Thinker all come through here. Safetensors only, no remote code.
+
+Axes: B clips, T tokens, D width, N positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raymsa.clip import Batch
+from raymsa.errors import SpecError
+from raymsa.home import models_dir
+from raymsa.readouts.base import Embedded
+from raymsa.spec import LoraSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STOCK = "Qwen2_5OmniThinkerForConditionalGeneration"
+TOWERS = {"audio": "audio_tower", "video": "visual"}  # modality -> the part that is needed for it alone
+PARTS = ("language_model", "audio_tower", "visual")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What of a model is not weights: tokenizer, sound features, config."""
+
+    path: str
+    tokenizer: Any
+    extractor: Any
+    config: Any
+
+
+class Thinker:
+    """A loaded Thinker behind the `Backbone` interface of the readouts."""
+
+    def __init__(self, model: Any, folder: Folder, trained: tuple[str, ...], device: torch.device) -> None:
+        self.model = model  # a PeftModel, or the bare model when nothing is adapted
+        self.folder = folder
+        self.tokenizer = folder.tokenizer
+        self.width: int = folder.config.text_config.hidden_size
+        self.device = device
+        self._trained = trained  # the parts with adapters: only they need a backward pass
+        self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._core = self._base.model
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Word vectors, with the towers' outputs in the places of their placeholders."""
+        hidden_BTD = self.embed_tokens(batch.token_BT)
+        config = self.folder.config
+        if batch.mel_ML is not None:
+            hidden_BTD = self._fill(hidden_BTD, batch, config.audio_token_id, self._hear(batch))
+        if batch.patch_PX is not None:
+            hidden_BTD = self._fill(hidden_BTD, batch, config.video_token_id, self._see(batch))
+        return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
+
+    def embed_tokens(self, token_BT: Tensor) -> Tensor:
+        """Word vectors [B, T, D]."""
+        vectors: Tensor = self._core.language_model.embed_tokens(token_BT)
+        return vectors
+
+    def hidden(self, embedded: Embedded, cache: Any = None) -> Tensor:
+        """Final-layer hidden states [B, T, D]; lm_head is not touched."""
+        out = self._core.language_model(
+            inputs_embeds=embedded.hidden_BTD,
+            attention_mask=embedded.mask_BT,
+            position_ids=embedded.position_3BT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden_BTD: Tensor = out.last_hidden_state
+        return hidden_BTD
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """lm_head [N, V]."""
+        logits_NV: Tensor = self._base.lm_head(hidden_ND)
+        return logits_NV
+
+    def new_cache(self) -> Any:
+        """An empty key-value cache."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.folder.config.text_config)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The adapters' trainable parameters."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def train_mode(self, on: bool, checkpointing: bool) -> None:
+        """Switch dropout and recomputation of activations (non-reentrant) on or off."""
+        self.model.train(on)
+        if on and checkpointing:
+            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            self._base.gradient_checkpointing_disable()
+
+    def _hear(self, batch: Batch) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
+            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A)
+        heard: Tensor = out.last_hidden_state
+        return heard
+
+    def _see(self, batch: Batch) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
+            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3)
+        seen: Tensor = out.pooler_output
+        return seen
+
+    @staticmethod
+    def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
+        place_BT1 = (batch.token_BT == placeholder).unsqueeze(-1)
+        return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
+
+
+def open_folder(spec: ModelSpec) -> Folder:
+    """Tokenizer, feature extractor and config of a model. Raises SpecError when it is neither here nor on the hub."""
+    from transformers import AutoTokenizer, Qwen2_5OmniThinkerConfig, WhisperFeatureExtractor
+
+    path = resolve(spec.path)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            extractor = WhisperFeatureExtractor.from_pretrained(path)
+            config = Qwen2_5OmniThinkerConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SpecError(f"model.path: given '{spec.path}'; no Thinker could be opened there: {reason}") from None
+    return Folder(path, tokenizer, extractor, config)
+
+
+def resolve(path: str) -> str:
+    """The folder or hub id behind `model.path`; makes the tiny Thinker when it is asked for."""
+    from raymsa.thinker.tiny import NAME, make_tiny
+
+    if path == "tiny":
+        return str(make_tiny(models_dir() / NAME))
+    local = Path(path).expanduser()
+    return str(local.absolute()) if local.exists() else path
+
+
+def load(
+    spec: ModelSpec,
+    lora: LoraSpec | None,
+    modalities: tuple[str, ...],
+    lm_head: bool,
+    device: torch.device,
+    adapter: Path | None = None,
+) -> Thinker:
+    """A Thinker on `device` with new adapters (`lora`), or with saved ones (`adapter`).
+
+    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it.
+    Raises SpecError when the weights cannot be loaded.
+    """
+    folder = open_folder(spec)
+    absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
+    model = _load_base(spec, folder, tuple(absent), device)
+    model.requires_grad_(False)
+    if lora is not None:
+        model = adapt(model, lora, adapter)
+    trained = tuple(
+        part for part in PARTS if any(p.requires_grad and f".{part}." in n for n, p in model.named_parameters())
+    )
+    return Thinker(model, folder, trained, device)
+
+
+def adapt(model: Any, lora: LoraSpec, adapter: Path | None = None) -> Any:
+    """The model with LoRA adapters, fresh ones or those saved in `adapter`."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter is not None:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets(lora))
+    return get_peft_model(model, config)
+
+
+def targets(lora: LoraSpec) -> Any:
+    """peft's `target_modules`: name endings for the whole Thinker, a pattern for the language model alone."""
+    if lora.scope == "thinker":
+        return list(lora.targets)
+    return rf".*language_model\..*\.({'|'.join(lora.targets)})"
+
+
+def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
+    """Number type of the arithmetic: bfloat16 on a GPU, float32 on a CPU (bf16 is half as fast there)."""
+    if spec.compute == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if spec.compute == "bfloat16" else torch.float32
+
+
+def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
+    dtype = compute_type(spec, device)
+    try:
+        with _quiet():
+            return thinker_class(absent).from_pretrained(
+                folder.path,
+                config=folder.config,
+                dtype=dtype,
+                quantization_config=_nf4(dtype) if spec.quantization == "nf4" else None,
+                device_map={"": str(device)},
+                attn_implementation=spec.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    """NF4 with double quantisation for the language model's linears; the towers stay as they are (as published)."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["audio_tower", "visual", "lm_head"],
+    )
+
+
+def thinker_class(absent: tuple[str, ...]) -> Any:
+    """transformers' Thinker class without the parts named: they are never built, so never read from disk."""
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Stock
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    class RaymsaThinker(Stock):  # type: ignore[misc]
+        _keys_to_ignore_on_load_unexpected: ClassVar = [rf"(^|\.){part}\." for part in (*absent, "talker", "token2wav")]
+        _tied_weights_keys: ClassVar = {} if "lm_head" in absent else Stock._tied_weights_keys
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for part in absent:
+                setattr(self if part == "lm_head" else self.model, part, None)
+
+        def get_output_embeddings(self) -> Any:
+            return self.lm_head
+
+    # transformers renames checkpoint keys by class name, and knows the stock class only
+    register_checkpoint_conversion_mapping(
+        RaymsaThinker.__name__, get_checkpoint_conversion_mapping(STOCK), overwrite=True
+    )
+    return RaymsaThinker
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' progress bars and notes would land in the middle of our own progress lines."""
+    from transformers.utils import logging as theirs
+
+    level = theirs.get_verbosity()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    for name in ("accelerate", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)

@@ -1,0 +1,1 @@
+"""Training and evaluating one run. Only worker.py knows Ray."""

@@ -1,0 +1,121 @@
+"""Checkpoints: folders of safetensors, written under a temporary name and renamed.
+
+    <run>/last-000123/   adapter/ (plain peft loads it)  head.safetensors  optimizer.safetensors  state.json
+    <run>/best-000082/   the same without the optimizer
+
+A folder with a final name is whole; of several, the one with the most steps counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from raymsa.clip import Scale
+from raymsa.training.loop import Position, Start
+from raymsa.training.student import Student
+
+
+def save(run: Path, name: str, student: Student, position: Position, optimizer: torch.optim.Optimizer | None) -> Path:
+    """Write `<run>/<name>-<step>` and remove older ones of that name; returns the folder."""
+    final = run / f"{name}-{position.step:06d}"
+    if final.exists():  # a run that is repeated from an older point comes by again
+        shutil.rmtree(final)
+    part = run / f".{final.name}.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write(part, student, position, optimizer)
+    part.rename(final)
+    for old in _all(run, name):
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def find(run: Path, name: str) -> Path | None:
+    """The newest whole checkpoint of that name, or None."""
+    return max(_all(run, name), default=None)
+
+
+def position_of(folder: Path) -> Position:
+    """The position a checkpoint was written at."""
+    return Position(**json.loads((folder / "state.json").read_text())["position"])
+
+
+def adapter(folder: Path) -> Path | None:
+    """The peft adapter in a checkpoint, if the run trained one."""
+    path = folder / "adapter"
+    return path if path.exists() else None
+
+
+def scale_of(folder: Path) -> Scale:
+    """What a score of a checkpoint's model means."""
+    return Scale(**json.loads((folder / "state.json").read_text())["scale"])
+
+
+def load_head(folder: Path, student: Student) -> None:
+    """Put a checkpoint's head into the student."""
+    if student.head is not None:
+        student.head.load_state_dict(load_file(folder / "head.safetensors"))
+
+
+def load_weights(folder: Path, student: Student) -> None:
+    """Put a checkpoint's adapter and head into a student that is already built."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    load_head(folder, student)
+    if (path := adapter(folder)) is not None:
+        weights = load_peft_weights(str(path), device=str(student.thinker.device))
+        set_peft_model_state_dict(student.thinker.model, weights)
+
+
+def start(folder: Path) -> Start:
+    """Where to go on, and how to put the optimizer back."""
+    state = load_file(folder / "optimizer.safetensors")
+    return Start(position_of(folder), lambda optimizer: _restore(optimizer, state))
+
+
+def _all(run: Path, name: str) -> list[Path]:
+    return [path for path in run.glob(f"{name}-*") if (path / "state.json").exists()]
+
+
+def _write(part: Path, student: Student, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
+    if hasattr(student.thinker.model, "peft_config"):
+        student.thinker.model.save_pretrained(part / "adapter", save_embedding_layers=False)
+    if student.head is not None:
+        save_file({k: v.cpu().contiguous() for k, v in student.head.state_dict().items()}, part / "head.safetensors")
+    if optimizer is not None:
+        save_file(_tensors(optimizer), part / "optimizer.safetensors")
+    state = {"position": asdict(position), "scale": student.scale._asdict(), "readout": student.readout.model_dump()}
+    (part / "state.json").write_text(json.dumps(state, indent=2))
+    for path in part.rglob("*"):
+        if path.is_file():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """To the disk, so that a machine that loses power never keeps a final name on half a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value.cpu().contiguous() for index, item in state.items() for name, value in item.items()
+    }
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

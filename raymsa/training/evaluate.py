@@ -1,0 +1,39 @@
+"""Scoring clips with a student: one reading per clip, in batches within the token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from raymsa.clip import Clip
+from raymsa.data.ahead import ahead
+from raymsa.data.collate import Collate, within_budget
+from raymsa.readouts.base import Reading
+from raymsa.training.student import Student
+
+
+class Prediction(NamedTuple):
+    """A clip, its label and what was read out."""
+
+    clip_id: str
+    label: float
+    reading: Reading
+
+    def row(self, split: str) -> dict[str, Any]:
+        """As the store keeps it."""
+        return {"split": split, "clip_id": self.clip_id, "label": self.label, **self.reading._asdict()}
+
+
+def score(student: Student, collate: Collate, clips: Iterable[Clip], batch_tokens: int) -> Iterator[Prediction]:
+    """One prediction per clip, in the clips' order."""
+    passes = within_budget((collate.measure(clip) for clip in clips), batch_tokens)
+    for measured, batch in ahead((some, collate(some)) for some in passes):
+        readings = student.read(batch)
+        for one, reading in zip(measured, readings, strict=True):
+            yield Prediction(one.clip.id, one.clip.label, reading)
+
+
+def mean_absolute_error(predictions: Iterable[Prediction]) -> float:
+    """MAE over the clips that have a label; NaN when there is none."""
+    errors = [abs(p.reading.score - p.label) for p in predictions]
+    return sum(errors) / len(errors) if errors else float("nan")

@@ -1,0 +1,179 @@
+"""One run from its folder's state to its predictions: build, resume, train, score. Without Ray.
+
+The run folder holds log.txt, the checkpoints, and at the end predictions.parquet. What happens on the way is told to
+`report`, a dict at a time: the worker hands it to Ray Train, the driver writes it to the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from raymsa.clip import Batch, Clip, Scale
+from raymsa.data.ahead import ahead
+from raymsa.data.collate import Collate, steps, windows
+from raymsa.data.manifest import Manifest, scale
+from raymsa.data.shards import RowGroup, row_groups, shuffled
+from raymsa.thinker.inputs import Encoder
+from raymsa.thinker.load import load
+from raymsa.training import checkpoint
+from raymsa.training.evaluate import mean_absolute_error, score
+from raymsa.training.loop import Feed, Position, Progress, duration, fit, memory_bytes
+from raymsa.training.predictions import write_predictions
+from raymsa.training.student import Student
+
+REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
+
+Report = Callable[[dict[str, Any]], None]
+Stream = Callable[[list[RowGroup]], Iterator[Clip]]
+
+
+class Work(NamedTuple):
+    """What a run needs to know: its spec (one seed), and where clips come from and results go."""
+
+    spec: Any  # JobSpec
+    shards: Path
+    manifest: Manifest
+    folder: Path
+
+
+def execute(work: Work, device: torch.device, stream: Stream, report: Report) -> None:
+    """Train (or go on training) and score one run; ends with predictions.parquet in the run folder.
+
+    Raises TrainingError when the run cannot go on.
+    """
+    work.folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    seed = work.spec.seeds[0]
+    torch.manual_seed(seed)
+    last = checkpoint.find(work.folder, "last")
+    student = build(work.spec, scale(work.manifest), device, last)
+    collate = collate_for(student, work.spec)
+    position = checkpoint.position_of(last) if last else Position()
+    feed = _feed(work, student, collate, stream, position)
+    watch = _Watch(work.folder, student, report)
+    total = feed.steps_per_epoch * work.spec.train.epochs
+    report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
+    watch.log(f"{'goes on' if last else 'starts'} at step {position.step}; loaded in {time.monotonic() - begun:.1f} s")
+    position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
+    best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
+    checkpoint.load_weights(best, student)
+    _score(work, student, collate, stream, watch)
+    report({"peak_memory_bytes": memory_bytes(device), "best_epoch": position.best_epoch, "finished": True})
+
+
+def build(spec: Any, scale: Scale, device: torch.device, saved: Path | None) -> Student:
+    """The student of a spec: fresh, or with the adapter and head of a checkpoint folder."""
+    adapter = checkpoint.adapter(saved) if saved else None
+    lora = spec.lora if spec.train.epochs else None
+    thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
+    head = spec.readout.head(thinker.width)
+    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, scale, spec.model)
+    if saved:
+        checkpoint.load_head(saved, student)
+    student.train_mode(False)
+    return student
+
+
+def collate_for(student: Student, spec: Any) -> Collate:
+    """How this student's clips become tensors."""
+    folder = student.thinker.folder
+    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, spec.inputs, student.scale)
+    return Collate(encoder, student.readout)
+
+
+def _feed(work: Work, student: Student, collate: Collate, stream: Stream, position: Position) -> Feed:
+    """One stream for the rest of the run: for every epoch the shuffled train clips, then the valid clips."""
+    train, seed = work.spec.train, work.spec.seeds[0]
+    groups = {split: _groups(work, split) for split in ("train", "valid")}
+    count = {split: sum(g.rows for g in groups[split]) for split in groups}
+    epochs = range(position.epoch, train.epochs)
+    plan = [group for epoch in epochs for group in (*shuffled(groups["train"], seed, epoch), *groups["valid"])]
+    clips = stream(plan)
+
+    def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
+        return ahead(_steps(islice(clips, count["train"]), collate, work.spec, epoch, skip))
+
+    def valid_mae() -> float:
+        return mean_absolute_error(score(student, collate, islice(clips, count["valid"]), train.batch_tokens))
+
+    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_mae)
+
+
+def _steps(clips: Iterator[Clip], collate: Collate, spec: Any, epoch: int, skip: int) -> Iterator[list[Batch]]:
+    train = spec.train
+    for index, window in enumerate(windows(clips, train.window_clips)):
+        count = steps_in(len(window), train.window_clips, train.batch_clips)
+        if skip >= count:
+            skip -= count
+            continue
+        measured = [collate.measure(clip) for clip in window]
+        seed = (spec.seeds[0] * 10_007 + epoch) * 10_007 + index
+        for passes in steps(measured, train.batch_clips, train.batch_tokens, seed)[skip:]:
+            yield [collate(some, answers=True) for some in passes]
+        skip = 0
+
+
+def steps_in(clips: int, window: int, batch: int) -> int:
+    """Optimizer steps that `clips` make when cut into windows and those into steps."""
+    whole, rest = divmod(clips, window)
+    return whole * -(-window // batch) + -(-rest // batch)
+
+
+def _groups(work: Work, split: str) -> list[RowGroup]:
+    return row_groups(work.shards, [file.name for file in work.manifest.of(split)])
+
+
+def _score(work: Work, student: Student, collate: Collate, stream: Stream, watch: _Watch) -> None:
+    rows: list[dict[str, Any]] = []
+    for split in work.spec.evaluate.splits:
+        begun = time.monotonic()
+        found = list(score(student, collate, stream(_groups(work, split)), work.spec.train.batch_tokens))
+        took = time.monotonic() - begun
+        rows += [p.row(split) for p in found]
+        watch.log(f"scored {split}: {len(found)} clips in {duration(took)}, MAE {mean_absolute_error(found):.4f}")
+    write_predictions(work.folder, rows)
+
+
+class _Watch:
+    """The loop's listener: log lines, reports, checkpoints."""
+
+    def __init__(self, folder: Path, student: Student, report: Report) -> None:
+        self._folder, self._student, self._report = folder, student, report
+        self._pending: list[dict[str, Any]] = []
+        self._told = time.monotonic()
+
+    def log(self, line: str) -> None:
+        with (self._folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    def step(self, progress: Progress) -> None:
+        p = progress.position
+        values = {k: getattr(progress, k) for k in ("loss", "grad_norm", "clips_per_s", "tokens_per_s", "data_wait")}
+        self._pending.append({"step": p.step, "epoch": p.epoch + 1, "values": values})
+        if time.monotonic() - self._told >= REPORT_EVERY_S or p.step == progress.steps:
+            self._tell(progress.line())
+
+    def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_mae: float, best: bool) -> None:
+        if best:
+            checkpoint.save(self._folder, "best", self._student, position, None)
+        checkpoint.save(self._folder, "last", self._student, position, optimizer)
+        values = {"valid_mae": valid_mae}
+        self._pending.append({"step": position.step, "epoch": position.epoch, "values": values})
+        line = f"epoch {position.epoch} done: valid MAE {valid_mae:.4f}"
+        line += " (best so far)" if best else f" (best {position.best_valid_mae:.4f}, epoch {position.best_epoch})"
+        self._tell(line, valid_mae=valid_mae, epoch=position.epoch, best_epoch=position.best_epoch)
+
+    def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
+        checkpoint.save(self._folder, "last", self._student, position, optimizer)
+        self.log(f"resume point at step {position.step}")
+
+    def _tell(self, line: str, **more: Any) -> None:
+        self.log(line)
+        self._report({"steps": self._pending, "line": line, **more})
+        self._pending, self._told = [], time.monotonic()

@@ -1,0 +1,70 @@
+"""What the tests share: a home of their own, the tiny Thinker, one Ray session."""
+
+import importlib.util
+import os
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub is a mistake, and must fail at once
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# The parity test needs transformers' video processor, which needs torchvision; raymsa does not. `.ci/run` installs it.
+collect_ignore = [] if importlib.util.find_spec("torchvision") else ["test_parity.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """RAYMSA_HOME of all tests; the user's own is never touched."""
+    folder = tmp_path_factory.mktemp("home")
+    os.environ["RAYMSA_HOME"] = str(folder)
+    os.environ.pop("RAYMSA_STORE", None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(home):
+    from raymsa.spec import ModelSpec
+    from raymsa.thinker.load import open_folder
+
+    return open_folder(ModelSpec(path="tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_thinker(home):
+    """The tiny Thinker in NF4 with fresh adapters, lm_head and both towers; tests must not train it."""
+    import torch
+
+    from raymsa.spec import LoraSpec, ModelSpec
+    from raymsa.thinker.load import load
+
+    torch.manual_seed(0)
+    thinker = load(ModelSpec(path="tiny"), LoraSpec(rank=4), ("text", "audio", "video"), True, torch.device("cpu"))
+    thinker.train_mode(False, checkpointing=False)
+    return thinker
+
+
+@pytest.fixture(scope="session")
+def stock_thinker(tiny_folder):
+    """transformers' own class on the meta device: for its get_rope_index and its parameter names."""
+    import torch
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    with torch.device("meta"):
+        return Qwen2_5OmniThinkerForConditionalGeneration(tiny_folder.config)
+
+
+@pytest.fixture(scope="session")
+def ray_session(home):
+    """One Ray session for every test that needs one: starting it costs seconds."""
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=200 * 1024**2,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield ray
+    ray.shutdown()
