@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -90,9 +91,15 @@ class Driver:
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except RaymsaError as error:
-            log(f"{task.kind} failed: {error}")
-            with suppress(LeaseLost):
-                queue.fail(self.store, task, str(error))
+            self._fail(task, str(error), log)
+        except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
+            log.only_in_file(traceback.format_exc())
+            self._fail(task, f"{type(error).__name__}: {error}; see `raymsa logs {task.job_id}`", log)
+
+    def _fail(self, task: Task, error: str, log: Say) -> None:
+        log(f"{task.kind} failed: {error}")
+        with suppress(LeaseLost):
+            queue.fail(self.store, task, error)
 
     def _start_session(self, stack: ExitStack) -> None:
         self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
@@ -167,6 +174,10 @@ class JobLog:
 
     def __call__(self, line: str) -> None:
         self._say(line)
+        self.only_in_file(line)
+
+    def only_in_file(self, line: str) -> None:
+        """Keep a line that is too much for the screen."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 

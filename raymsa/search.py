@@ -1,22 +1,22 @@
-"""Several runs under Ray Tune: seeds and variants as they are, or a search in which Optuna proposes the settings.
-
-Tune schedules, Ray Train trains; what the trials report goes to `Listener`, in this process.
-"""
+"""Several runs under Ray Tune: Tune schedules, Ray Train trains, a `Listener` in this process hears what they report."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray import tune
+
 from raymsa.cluster import remove_placement_group
+from raymsa.training.worker import trial
 
 Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
+TRIAL_CPUS = 0.01  # a trial's own actor only waits for its worker; Ray refuses 0 here
 
 
 class Listener(Protocol):
-    """Who hears of the trials, in the driver's process."""
+    """Who hears of the runs, in the driver's process."""
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """A run said something."""
@@ -25,107 +25,90 @@ class Listener(Protocol):
         """A run's trial is over; `error` when it ended without saying so itself."""
 
 
-class Search(Protocol):
-    """What decides a search trial's settings and gives them a run."""
-
-    def work_for(self, trial_id: str, values: dict[str, Any]) -> Work:
-        """The run to make with the proposed values."""
-
-
 def run_all(work: list[Work], listener: Listener, stop: Callable[[], bool], at_once: int, storage: Path) -> None:
     """Train every run, at most `at_once` at a time, until all are over or `stop` says so."""
-    from ray import tune
-
     by_id = {item["run_id"]: item for item in work}
-    space = {"run_id": tune.grid_search(list(by_id))}
-    _fit(by_id, space, tune.TuneConfig(max_concurrent_trials=at_once), listener, stop, storage)
-
-
-def _fit(
-    by_id: dict[str, Work], space: dict[str, Any], how: Any, listener: Listener, stop: Callable[[], bool], storage: Path
-) -> None:
-    from ray import tune
-
-    from raymsa.training.worker import trial
-
     storage.mkdir(parents=True, exist_ok=True)
-    # A trial waits for its worker and does nothing itself, so it asks for almost nothing.
-    body = tune.with_resources(tune.with_parameters(trial, work=by_id, storage=str(storage)), {"CPU": 0.01})
-    follow = _callback(listener)
-    settings = tune.RunConfig(
-        storage_path=str(storage),
-        callbacks=[follow],
-        stop=_stopper(stop),
-        verbose=0,
-        failure_config=tune.FailureConfig(max_failures=0),
-        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-    )
-    tune.Tuner(body, param_space=space, tune_config=how, run_config=settings).fit()
+    follow = Follow(listener)
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial, work=by_id, storage=str(storage)), {"CPU": TRIAL_CPUS}),
+        param_space={"run_id": tune.grid_search(list(by_id))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+        run_config=tune.RunConfig(
+            storage_path=str(storage),
+            callbacks=[follow],
+            stop=WhenAsked(stop),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    ).fit()
     follow.reap_all()
 
 
-def _callback(listener: Listener) -> Any:
-    from ray import tune
+class _Live:
+    """Tune writes its callbacks to disk, for a restore of its own that we never ask for: live objects stay out."""
 
-    class Follow(tune.Callback):  # type: ignore[misc]
-        """Hands Tune's news to the listener, and removes the placement groups that stopped trials leave behind."""
-
-        def __init__(self) -> None:
-            self._groups: dict[str, str] = {}
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            if group := result.get("placement_group"):
-                self._groups[trial.trial_id] = group
-            if "run_id" in result:
-                listener.report(result["run_id"], result)
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self._over(trial, None)
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            self._over(trial, reason(trial))
-
-        def reap_all(self) -> None:
-            for trial_id in list(self._groups):
-                remove_placement_group(self._groups.pop(trial_id))
-
-        def _over(self, trial: Any, error: str | None) -> None:
-            if group := self._groups.pop(trial.trial_id, None):
-                remove_placement_group(group)
-            listener.ended(trial.config["run_id"], error)
-
-    return Follow()
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
-def _stopper(stop: Callable[[], bool]) -> Any:
-    from ray import tune
+class Follow(_Live, tune.Callback):  # type: ignore[misc]
+    """Hands Tune's news to the listener, and removes the placement groups that stopped trials leave behind.
 
-    class WhenAsked(tune.Stopper):  # type: ignore[misc]
-        """Ends the experiment when the driver is asked to stop."""
+    Ray's own cleaner needs a running dashboard; without one, a stopped trial's GPU would never be free again.
+    """
 
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._groups: dict[str, str] = {}
 
-        def stop_all(self) -> bool:
-            return stop()
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """A report of a run."""
+        if group := result.get("placement_group"):
+            self._groups[trial.trial_id] = group
+        if "run_id" in result:
+            self._listener.report(result["run_id"], result)
 
-    return WhenAsked()
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial ended by itself, or was stopped."""
+        self._over(trial, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial was lost."""
+        self._over(trial, reason(trial))
+
+    def reap_all(self) -> None:
+        """Remove what is left when the experiment was stopped."""
+        for trial_id in list(self._groups):
+            remove_placement_group(self._groups.pop(trial_id))
+
+    def _over(self, trial: Any, error: str | None) -> None:
+        if group := self._groups.pop(trial.trial_id, None):
+            remove_placement_group(group)
+        self._listener.ended(trial.config["run_id"], error)
+
+
+class WhenAsked(_Live, tune.Stopper):  # type: ignore[misc]
+    """Ends the experiment when the driver is asked to stop."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked by Tune at every turn of its loop."""
+        return self._stop()
 
 
 def reason(trial: Any) -> str:
     """Why Tune gave a trial up, in one line."""
     try:
         error = trial.get_pickled_error() or trial.get_error()
-    except Exception:
+    except Exception:  # the error's class may not be importable here
         error = None
-    text = str(getattr(error, "cause", None) or error or "the trial ended without a reason")
+    text = str(getattr(error, "cause", None) or error or "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:500] if lines else "the trial ended without a reason"
-
-
-def objective(values: dict[str, Any]) -> float | None:
-    """What a search minimises: valid MAE, or None when this report has none. NaN would leave a trial open for ever."""
-    mae = values.get("valid_mae")
-    return None if mae is None or math.isnan(mae) else float(mae)

@@ -189,6 +189,14 @@ def test_a_broken_stream_is_missing_and_noted(tmp_path):
     assert any("picture" in note for note in media.notes)
 
 
+def test_a_stream_of_an_unknown_codec_is_missing_and_noted(tmp_path):
+    path = write_media(tmp_path / "a.mkv", grey_ramp(8), tone(1.0), codec="ffv1")
+    path.write_bytes(path.read_bytes().replace(b"V_FFV1", b"V_XXXX"))
+    media = decode(path, SETTINGS)
+    assert media.frames_FHWC is None and media.audio_S is not None
+    assert media.notes == ("picture: the codec is unknown",)
+
+
 def test_the_same_file_decodes_to_the_same_bytes(tmp_path):
     path = write_media(tmp_path / "a.mp4", grey_ramp(20), tone(2.0))
     first, second = decode(path, SETTINGS), decode(path, SETTINGS)

@@ -51,12 +51,12 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except click.UsageError:
             import difflib
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            error.message = f"no such command '{args[0]}'" + (f"; did you mean '{close[0]}'?" if close else "")
-            raise
+            meant = f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(COMMANDS)})"
+            raise click.UsageError(f"no such command '{args[0]}'{meant}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

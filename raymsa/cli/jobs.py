@@ -73,9 +73,7 @@ def work_command(until_empty: bool, address: str | None, lease_s: float, url: st
     driver = Driver(open_store(url, create=True), say, address, lease_s)
 
     def done() -> bool:
-        return until_empty and all(
-            t.state not in ("queued", "running") or _blocked(driver.store, t) for t in _tasks(driver)
-        )
+        return until_empty and not _pending(_tasks(driver))
 
     with on_ctrl_c(driver.stop):
         _serve(driver, done, lambda: done() or driver.stopped)
@@ -162,7 +160,7 @@ def _show_end(store: Store, job_id: str, state: str, as_json: bool) -> None:
 
 
 def _serve(driver: Driver, done: Callable[[], bool], give_up: Callable[[], bool]) -> None:
-    told = set()
+    told: set[object] = set()
 
     def wait(other: str) -> bool:
         if other not in told:
@@ -189,6 +187,9 @@ def _tasks(driver: Driver) -> list[queries.Task]:
     return queries.tasks(driver.store)
 
 
-def _blocked(store: Store, task: queries.Task) -> bool:
-    """A queued task whose job has failed or was cancelled before it: it waits for `retry`."""
-    return task.state == "queued" and queue.job_state(queries.tasks(store, task.job_id)) in ("failed", "cancelled")
+def _pending(tasks: list[queries.Task]) -> bool:
+    """Whether there is anything left to do; a task behind a failed one waits for `retry`, not for a driver."""
+    jobs: dict[str, list[queries.Task]] = {}
+    for task in tasks:
+        jobs.setdefault(task.job_id, []).append(task)
+    return any(queue.job_state(mine) in ("queued", "running") for mine in jobs.values())

@@ -122,8 +122,7 @@ def _open(path: Path) -> InputContainer:
 def _scan(path: Path) -> _Spans:
     """Packet times of the first picture and sound stream: the container's own counts are often absent or wrong."""
     with _open(path) as container:
-        video = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
-        audio = next(iter(container.streams.audio), None)
+        video, audio = _stream(container, "picture"), _stream(container, "sound")
         wanted = [stream for stream in (video, audio) if stream is not None]
         if not wanted:
             return _Spans(None, None)
@@ -134,6 +133,13 @@ def _scan(path: Path) -> _Spans:
                 lasts_s = float((packet.duration or 0) * packet.time_base)
                 times[packet.stream_index].append((start_s, lasts_s))
         return _Spans(*(None if stream is None else _span(times[stream.index]) for stream in (video, audio)))
+
+
+def _stream(container: InputContainer, kind: str) -> av.VideoStream | av.AudioStream | None:
+    """The first stream of that kind, one with a known codec if there is one; a cover picture is none."""
+    streams = container.streams.video if kind == "picture" else container.streams.audio
+    found = [stream for stream in streams if not stream.disposition & stream.disposition.attached_pic]
+    return next((stream for stream in found if stream.codec_context is not None), next(iter(found), None))
 
 
 def _span(packets: list[tuple[float | None, float]]) -> _Span:
@@ -156,8 +162,10 @@ def _decoded(path: Path, kind: str, notes: list[str]) -> Iterator[av.VideoFrame 
     """Frames of the first video or audio stream; a packet that does not decode is passed over, and noted once."""
     broken = 0
     with _open(path) as container:
-        streams = container.streams.video if kind == "picture" else container.streams.audio
-        stream = next(s for s in streams if not s.disposition & s.disposition.attached_pic)
+        stream = _stream(container, kind)
+        if stream is None or stream.codec_context is None:
+            notes.append(f"{kind}: the codec is unknown")
+            return
         stream.codec_context.thread_count = 1  # the parallelism is one task per core, not threads inside each
         for packet in _until_broken(container.demux(stream)):
             try:
@@ -176,10 +184,9 @@ def _try_frames(path: Path, span: _Span | None, settings: MediaSettings, notes: 
     except BROKEN as error:
         notes.append(f"picture: {_reason(error)}")
         return None
-    if not chosen:
+    if not chosen and not notes:
         notes.append("picture: there is a stream, but no frame could be decoded")
-        return None
-    return np.stack(chosen)
+    return np.stack(chosen) if chosen else None
 
 
 def _chosen(path: Path, span: _Span, settings: MediaSettings, notes: list[str]) -> Iterator[np.ndarray]:
@@ -243,7 +250,7 @@ def _try_sound(path: Path, span: _Span | None, max_audio_s: float, notes: list[s
     except BROKEN as error:
         notes.append(f"sound: {_reason(error)}")
         return _Sound(None, False)
-    if sound.audio_S is None:
+    if sound.audio_S is None and not any(note.startswith("sound") for note in notes):
         notes.append(f"sound: shorter than {SHORTEST_SOUND_S * 1000:.0f} ms, or not decodable")
     return sound
 

@@ -136,14 +136,20 @@ def _write_shards(tasks: list[ShardTask], out: Path, say: Say) -> list[Written]:
     left = [task for task, written in found if not written]
     if done:
         say(f"{len(done)} of {len(tasks)} shards are there already")
+    _drop_parts(out)
     if left:
         try:
             with _ticking(tasks, done, say):
                 done.update((written.name, written) for written in _run(left))
         finally:
-            for part in (out / PARTS).glob("*.part"):  # of tasks that were ended in the middle
-                part.unlink(missing_ok=True)
+            _drop_parts(out)
     return [done[task.name] for task in tasks]
+
+
+def _drop_parts(out: Path) -> None:
+    """Remove what tasks that were ended in the middle left: it may be what fills the disk."""
+    for part in (out / PARTS).glob("*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _run(tasks: list[ShardTask]) -> Iterator[Written]:
