@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from raymsa.clip import RawClip, Reject
 from raymsa.datasets.base import Layout, Row
 from raymsa.errors import DataError
 
 LABEL_FILE = "label.csv"
+MEDIA_DIR = "Raw"
 COLUMNS = ("video_id", "clip_id", "text", "label", "mode")
 Fields = dict[str, str]
 
@@ -20,16 +23,20 @@ class Cmu(Layout):
     expects: ClassVar[str] = f"{LABEL_FILE} ({', '.join(COLUMNS)}) and Raw/<video_id>/<clip_id>.mp4"
 
     kind: Literal["cmu"] = "cmu"
+    media_dir: str | None = Field(
+        MEDIA_DIR,
+        description="folder of the clips inside the raw folder; null takes the words alone and looks for none",
+    )
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of label.csv, in file order. Raises DataError when the file or a column is missing."""
-        return self.checked(label_rows(raw))
+        return self.checked(label_rows(raw, self.media_dir))
 
 
-def label_rows(raw: Path) -> Iterator[Row | Reject]:
+def label_rows(raw: Path, media_dir: str | None = MEDIA_DIR) -> Iterator[Row | Reject]:
     """The rows of raw/label.csv; ids stay text (`-3g5y` and `0001` are ids), `id` is `video_id$_$clip_id`."""
     for number, fields in table_rows(raw / LABEL_FILE, COLUMNS):
-        yield fields if isinstance(fields, Reject) else _row(number, fields)
+        yield fields if isinstance(fields, Reject) else _row(number, fields, media_dir)
 
 
 def table_rows(
@@ -71,15 +78,15 @@ def _whole(number: int, fields: dict[str | None, str | None]) -> Fields | Reject
     return {str(name): str(value) for name, value in fields.items()}
 
 
-def _row(number: int, fields: Fields) -> Row | Reject:
+def _row(number: int, fields: Fields, media_dir: str | None) -> Row | Reject:
     video, clip = fields["video_id"].strip(), fields["clip_id"].strip()
     if not video or not clip:
         return Reject(f"line {number}", "", "video_id or clip_id is empty")
-    media = _media(video, clip)
+    media = _media(media_dir, video, clip) if media_dir else ""
     return Row(f"{video}$_${clip}", video, fields["text"], fields["label"], fields["mode"], media)
 
 
-def _media(video: str, clip: str) -> str:
+def _media(folder: str, video: str, clip: str) -> str:
     # PurePath would let an absolute part swallow what stands before it; the path rule must still see it.
     inside = not any(PurePath(part).is_absolute() for part in (video, clip))
-    return f"Raw/{video}/{clip}.mp4" if inside else f"/{video}/{clip}.mp4"
+    return f"{folder}/{video}/{clip}.mp4" if inside else f"/{video}/{clip}.mp4"
