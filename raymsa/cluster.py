@@ -13,12 +13,10 @@ from raymsa.errors import DoesNotFit, RaymsaError
 # the two real cores of a small machine, they wait for each other for ever, silently.
 SPARE_CPUS = 4
 OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, not whole datasets
-OBJECT_STORE_MOST = 4 * 2**30  # bytes
+OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
 
 QUIET = {
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_maximum_startup_concurrency": "16",  # a trial is eight processes; below, the raylet warns about each
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the record; Tune's CSV and JSON copies are not wanted
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's: it gives the task back
@@ -26,13 +24,6 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-class Room(NamedTuple):
-    """What one run asks for, and what there is: runs at a time is the least of the two ratios."""
-
-    cpus: int
-    gpus: int
 
 
 @contextmanager
@@ -59,25 +50,32 @@ def session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def runs_at_once(room: Room) -> int:
-    """How many runs this session holds at a time. Raises DoesNotFit when not even one fits on any node."""
+def runs_at_once(cpus: int, gpus: int) -> int:
+    """How many runs of this size the session holds at a time. Raises DoesNotFit when not even one fits on any node."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    embedded = len(nodes) == 1
-    cpus = [min(node.get("CPU", 0), _cores()) if embedded else node.get("CPU", 0) for node in nodes]
-    gpus = [node.get("GPU", 0) for node in nodes]
-    if room.gpus:
-        fitting = [int(g // room.gpus) for c, g in zip(cpus, gpus, strict=True) if c >= room.cpus]
-    else:
-        fitting = [int(c // room.cpus) for c in cpus]
+    nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
+    fitting = [int(node.gpus // gpus if gpus else node.cpus // cpus) for node in nodes if node.cpus >= cpus]
     if not sum(fitting):
+        most = max(nodes, key=lambda node: (node.gpus, node.cpus))
         raise DoesNotFit(
-            f"a run asks for {room.gpus} GPU and {room.cpus} CPU; the largest node of this Ray session has "
-            f"{max(gpus, default=0):g} GPU and {max(cpus, default=0):g} CPU. Set resources.gpus and resources.cpus "
-            "to what there is (resources.gpus=0 trains on the CPU)"
+            f"a run asks for {gpus} GPU and {cpus} CPU (resources.gpus, resources.cpus); the largest node of this Ray "
+            f"session has {most.gpus:g} GPU and {most.cpus:g} CPU. --set resources.gpus=0 trains on the CPU"
         )
     return sum(fitting)
+
+
+class Node(NamedTuple):
+    """What one machine really has."""
+
+    cpus: float
+    gpus: float
+
+
+def _resources(node: dict[str, Any]) -> Node:
+    """The embedded session declares more CPUs than this machine has (SPARE_CPUS); those are not for runs."""
+    has, embedded = node["Resources"], node["NodeManagerAddress"] == "127.0.0.1"
+    return Node(min(has.get("CPU", 0), _cores()) if embedded else has.get("CPU", 0), has.get("GPU", 0))
 
 
 def remove_placement_group(group: str) -> None:
@@ -95,6 +93,5 @@ def _cores() -> int:
 
 
 def _memory() -> dict[str, int]:
-    import psutil
-
-    return {"object_store_memory": int(min(OBJECT_STORE_MOST, psutil.virtual_memory().available * OBJECT_STORE_SHARE))}
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"object_store_memory": int(min(OBJECT_STORE_MOST, max(OBJECT_STORE_LEAST, free * OBJECT_STORE_SHARE)))}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from raymsa import queue
-from raymsa.cluster import Room, runs_at_once, session
+from raymsa.cluster import runs_at_once, session
 from raymsa.errors import Cancelled, LeaseLost, RaymsaError
 from raymsa.home import home, run_dir
 from raymsa.plan import TASKS, anchored, raw_of, run_id, shards_of
@@ -205,7 +205,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     records.create_runs(store, [_row(job, task, name, run) for name, run in planned.items()])
     states = {row.id: row.state for row in queries.runs(store, job.id)}
     open_runs = [name for name in planned if states[name] != "done"]
-    at_once = runs_at_once(Room(spec.resources.cpus, spec.resources.gpus))
+    at_once = runs_at_once(spec.resources.cpus, spec.resources.gpus)
     log(f"{len(planned)} runs, {len(planned) - len(open_runs)} done already; {at_once} at a time")
     facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
     recorder = Recorder(store, made, facts, log)

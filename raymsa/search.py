@@ -1,4 +1,4 @@
-"""Several runs under Ray Tune: Tune schedules, Ray Train trains, a `Listener` in this process hears what they report."""
+"""Several runs under Ray Tune: Tune schedules, Ray Train trains, a `Listener` in this process hears of it."""
 
 from __future__ import annotations
 
