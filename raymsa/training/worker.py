@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 import uuid
 import warnings
@@ -49,6 +51,8 @@ def train(work: dict[str, Any]) -> None:
     from ray.util import get_current_placement_group
 
     _be_quiet()
+    Path(work["folder"]).mkdir(parents=True, exist_ok=True)
+    _log(work, f"worker process {os.getpid()} on {socket.gethostname()}")
     cost = _Cost()
     group = get_current_placement_group()
 
