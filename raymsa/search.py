@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from raymsa.cluster import remove_placement_group
 from raymsa.training.worker import trial
 
 Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
+TRIAL_DEATHS = 2  # a run's own errors are reported, so a trial that dies was killed: it goes on from its checkpoint
+ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 TRIAL_CPUS = 0.01  # a trial's own actor only waits for its worker; Ray refuses 0 here
 
 
@@ -39,7 +42,7 @@ def run_all(work: list[Work], listener: Listener, stop: Callable[[], bool], at_o
             callbacks=[follow],
             stop=WhenAsked(stop),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
         ),
     ).fit()
     follow.reap_all()
@@ -110,5 +113,8 @@ def reason(trial: Any) -> str:
     except Exception:  # the error's class may not be importable here
         error = None
     text = str(getattr(error, "cause", None) or error or "")
+    if "low on memory" in text or "OutOfMemoryError" in text:
+        return "host memory ran out, and Ray ended the run; lower train.batch_tokens or train.window_clips, or free memory"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "the trial ended without a reason"
+    named = [line for line in lines if ERROR_LINE.match(line)]
+    return (named or lines or ["the trial ended without a reason"])[-1][:300]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raymsa.clip import Batch
@@ -200,7 +201,7 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
     dtype = compute_type(spec, device)
     try:
         with _quiet():
-            return thinker_class(absent).from_pretrained(
+            model, report = thinker_class(absent).from_pretrained(
                 folder.path,
                 config=folder.config,
                 dtype=dtype,
@@ -209,10 +210,24 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
                 attn_implementation=spec.attention,
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, in one line
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
+    _refuse_gaps(spec, report)
+    return model
+
+
+def _refuse_gaps(spec: ModelSpec, report: Any) -> None:
+    """transformers fills weights that are missing, or of another shape, with random numbers, and only warns."""
+    gaps = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if gaps:
+        raise SpecError(
+            f"model.path: given '{spec.path}'; {len(gaps)} weights are missing there or have another shape than its "
+            f"config.json says, the first is {gaps[0]}"
+        )
 
 
 def _nf4(dtype: torch.dtype) -> Any:
