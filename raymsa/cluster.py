@@ -16,7 +16,8 @@ OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, n
 OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
 
 QUIET = {
-    "RAY_maximum_startup_concurrency": "16",  # a trial is eight processes; below, the raylet warns about each
+    # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the record; Tune's CSV and JSON copies are not wanted
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's: it gives the task back
@@ -28,13 +29,19 @@ QUIET = {
 
 @contextmanager
 def session(address: str | None) -> Iterator[None]:
-    """A Ray session for the length of the block: embedded on 127.0.0.1, or the cluster at `address`."""
+    """A Ray session for the length of the block: embedded on 127.0.0.1, or the cluster at `address`.
+
+    One that this process has already is used as it is. Raises RaymsaError when there is none to be had.
+    """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if address is None:
         # Ray's own switch for machines without clusters: every port is bound to 127.0.0.1 instead of all addresses
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:

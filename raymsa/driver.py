@@ -21,10 +21,11 @@ from typing import Any
 from raymsa import queue
 from raymsa.cluster import runs_at_once, session
 from raymsa.errors import Cancelled, LeaseLost, RaymsaError
-from raymsa.home import home, run_dir
-from raymsa.plan import TASKS, anchored, raw_of, run_id, shards_of
+from raymsa.home import home
+from raymsa.plan import TASKS, anchored, raw_of, shards_of
+from raymsa.proposals import Listed, Proposals, Proposed, enter
 from raymsa.record import Recorder
-from raymsa.spec import Run, check, digest, runs
+from raymsa.spec import check, runs
 from raymsa.store import Store, queries, records
 from raymsa.store.queries import Task
 
@@ -198,48 +199,40 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     from raymsa.data import manifest
     from raymsa.search import run_all
 
-    spec = _spec(job)
-    shards = Path(task.payload["shards"])
-    made = manifest.read(shards)
-    planned = {run_id(job.id, run): run for run in runs(spec)}
-    records.create_runs(store, [_row(job, task, name, run) for name, run in planned.items()])
-    states = {row.id: row.state for row in queries.runs(store, job.id)}
-    open_runs = [name for name in planned if states[name] != "done"]
+    spec, shards = _spec(job), task.payload["shards"]
+    made = manifest.read(Path(shards))
     at_once = runs_at_once(spec.resources.cpus, spec.resources.gpus)
-    log(f"{len(planned)} runs, {len(planned) - len(open_runs)} done already; {at_once} at a time")
-    facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
-    recorder = Recorder(store, made, facts, log)
-    work = [_work(name, planned[name], shards) for name in open_runs]
-    storage = home() / "ray" / job.id
-    if work:
-        run_all(work, recorder, lease.over, at_once, storage)
+    proposals = _proposals(store, job, task, spec, shards)
+    rows = queries.runs(store, job.id)
+    planned = spec.search.trials if spec.search else len(rows)
+    done = sum(row.state == "done" for row in rows)
+    log(f"{planned} runs, {done} done already; {at_once} at a time")
+    if done < planned:
+        facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
+        storage = home() / "ray" / job.id
+        run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage)
         shutil.rmtree(storage, ignore_errors=True)
-    _close(store, open_runs, recorder, lease)
+    _close(store, job.id, lease)
 
 
-def _close(store: Store, open_runs: list[str], recorder: Recorder, lease: Lease) -> None:
-    """Runs that did not end: cancelled with their task, back in the queue with it, or failed."""
-    left = [name for name in open_runs if name not in recorder.done]
+def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: str) -> Proposals:
+    planned = runs(spec)
+    if spec.search:
+        return Proposed(store, job, task.id, planned[0], shards)
+    return Listed(enter(store, job.id, task.id, planned), shards)
+
+
+def _close(store: Store, job_id: str, lease: Lease) -> None:
+    """Runs that are not done are cancelled with their task, go back into the queue with it, or have failed."""
+    left = [row for row in queries.runs(store, job_id) if row.state != "done"]
+    if isinstance(lease.ended, LeaseLost):
+        return  # they are another driver's now
     if lease.over():
-        if not isinstance(lease.ended, LeaseLost):
-            state = "cancelled" if lease.ended else "queued"
-            for name in left:
-                records.set_run_state(store, name, state)
-        return
-    if left:
-        failed = "; ".join(f"{name}: {recorder.failed.get(name, 'ended without a result')}" for name in left)
-        raise RaymsaError(f"{len(left)} of {len(open_runs)} runs failed: {failed}")
-
-
-def _work(name: str, run: Run, shards: Path) -> dict[str, Any]:
-    spec = run.spec.model_dump(mode="json")
-    return {"run_id": name, "spec": spec, "shards": str(shards), "folder": str(run_dir(name))}
-
-
-def _row(job: queries.Job, task: Task, name: str, run: Run) -> dict[str, Any]:
-    spec = run.spec.model_dump(mode="json")
-    about = {"id": name, "job_id": job.id, "task_id": task.id, "variant": run.variant, "seed": run.seed}
-    return {**about, "group_key": run.group, "spec": spec, "spec_digest": digest(run.spec)}
+        for row in left:
+            records.set_run_state(store, row.id, "cancelled" if lease.ended else "queued")
+    elif left:
+        failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
+        raise RaymsaError(f"{len(left)} runs failed: {failed}")
 
 
 def _spec(job: queries.Job) -> Any:

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 S = TypeVar("S", bound="Spec")
 
@@ -14,7 +14,25 @@ S = TypeVar("S", bound="Spec")
 class Spec(BaseModel):
     """Base of everything a person may write in a file: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        validate_default=True,  # a default of 32 and a written 32 are both 32.0: one digest
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, raw: Any) -> Any:
+        """YAML 1.1 reads `yes` and `on` as true, and pydantic takes true for 1: as text it is refused."""
+        if not isinstance(raw, dict):
+            return raw
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation in (int, float)}
+        return {
+            name: str(value).lower() if isinstance(value, bool) and name in numbers else value
+            for name, value in raw.items()
+        }
 
 
 def kinds(package: str, base: type[S]) -> dict[str, type[S]]:

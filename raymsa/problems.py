@@ -10,36 +10,80 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+WORDS = {  # pydantic's type of problem -> what would be right; others say it well enough themselves
+    "int_type": "give a whole number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "float_parsing": "give a number",
+    "finite_number": "give a finite number",
+    "bool_type": "give true or false",
+    "bool_parsing": "give true or false",
+    "dict_type": "give a mapping (`field: value`)",
+    "model_type": "give a mapping (`field: value`)",
+    "model_attributes_type": "give a mapping (`field: value`)",
+    "string_pattern_mismatch": "begin with a letter or digit; use letters, digits, '_', '.' and '-' ({pattern})",
+    "string_too_short": "give at least {min_length} character",
+    "too_short": "give at least {min_length}",
+}
+LONGEST = 100  # characters of a given value that are shown
 
-def lines_for(error: ValidationError, model: Any, raw: Any) -> list[str]:
-    """One line per problem of a failed validation of `raw` as `model`."""
-    return [_line(problem, model, raw) for problem in error.errors()]
+
+def lines_for(error: ValidationError, model: Any) -> list[str]:
+    """One line per problem of a failed validation as `model`."""
+    return [_line(problem, model) for problem in error.errors() if not _follows(problem)]
 
 
-def _line(problem: Any, model: Any, raw: Any) -> str:
+def _follows(problem: Any) -> bool:
+    """pydantic leaves a wrong item out and then finds the list too short; the item has a line of its own."""
+    return problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"]
+
+
+def _line(problem: Any, model: Any) -> str:
     where, cls = _walk(problem["loc"], model)
     place = ".".join(where)
-    kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
+    kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{place}: unknown key{_meant(where[-1], _names(cls))}"
+        return f"{place}: unknown key{_meant(where[-1], _names(cls), getattr(cls, 'beside_fields', ()))}"
     if kind == "missing":
         return f"{place}: missing; it is {_description(cls, where[-1])}"
     if kind == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "").split(", ")
-        return f"{place}.kind: unknown kind '{context['tag']}'{_meant(context['tag'], known)}"
+        return f"{'.'.join([*where, 'kind'])}: unknown kind '{context['tag']}'{_meant(context['tag'], known)}"
     if kind == "union_tag_not_found":
-        return f"{place}.kind: missing; it is one of {', '.join(_tags(cls, model, where))}"
+        return f"{'.'.join([*where, 'kind'])}: missing; it is one of {', '.join(_tags(cls, model, where))}"
     if kind == "literal_error":
         known = [k.strip("' ") for k in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{place}: given {given!r}{_meant(str(given), known)}"
-    what = context["error"] if kind == "value_error" else problem["msg"][0].lower() + problem["msg"][1:]
-    shown = "" if kind == "value_error" else f"given {given!r}; "
-    return f"{place}: {shown}{what}" if place else str(what)
+        return f"{place}: given {_shown(problem['input'])}{_meant(str(problem['input']), known)}"
+    if kind == "value_error":
+        return f"{place}: {context['error']}" if place else str(context["error"])
+    return f"{place}: given {_shown(problem['input'])}; {_right(problem)}"
 
 
-def _meant(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    return (f"; did you mean '{close[0]}'?" if close else "") + f" (known: {', '.join(known)})"
+def _right(problem: Any) -> str:
+    """What would be right."""
+    kind, given = problem["type"], problem["input"]
+    scalar = given is not None and not isinstance(given, (dict, list))
+    if kind == "string_type":
+        return f'give text (in quotes: "{given}")' if scalar else "give text"
+    if kind == "tuple_type":
+        return f"give a list: [{given}]" if scalar else "give a list"
+    if kind in WORDS:
+        return WORDS[kind].format_map(problem.get("ctx", {}))
+    return str(problem["msg"][0].lower() + problem["msg"][1:])
+
+
+def _shown(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _meant(given: str, known: list[str], beside: tuple[str, ...] = ()) -> str:
+    close = difflib.get_close_matches(given, [*known, *beside], n=1, cutoff=0.5)
+    # `lr` is far from `lora_lr` by letters, but it is one of its words
+    close = close or [name for name in known if given in name.split("_")]
+    meant = " or ".join(f"'{name}'" for name in close)
+    return (f"; did you mean {meant}?" if close else "") + f" (known: {', '.join(known)})"
 
 
 def _walk(loc: tuple[Any, ...], model: Any) -> tuple[list[str], Any]:
@@ -53,6 +97,8 @@ def _walk(loc: tuple[Any, ...], model: Any) -> tuple[list[str], Any]:
             here = owner = tagged[0]
             continue
         owner = classes[0] if len(classes) == 1 else owner
+        if part == "[key]":  # pydantic's word for a problem with a mapping's key, not with its value
+            continue
         where.append(str(part))
         fields = owner.model_fields if isinstance(owner, type) and issubclass(owner, BaseModel) else {}
         here = fields[part].annotation if part in fields else None

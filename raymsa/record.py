@@ -16,12 +16,11 @@ ENDINGS = ("peak_memory_bytes", "best_epoch")  # known when it ends
 
 
 class Recorder:
-    """Listens to the trials of one task; `done` and `failed` say how its runs ended."""
+    """Listens to the runs of one task and writes the store."""
 
     def __init__(self, store: Store, manifest: Manifest, facts: dict[str, Any], say: Callable[[str], None]) -> None:
         self._store, self._manifest, self._facts, self._say = store, manifest, facts, say
-        self.done: set[str] = set()
-        self.failed: dict[str, str] = {}
+        self._over: set[str] = set()  # runs that said themselves how they ended
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """Record one report of a run; which keys it has says what happened (see training/run.py)."""
@@ -34,22 +33,21 @@ class Recorder:
         for step in values.get("steps") or ():
             records.record_steps(self._store, run_id, step["step"], step["epoch"], step["values"])
         if "valid_mae" in values:
-            records.update_run(self._store, run_id, best_epoch=values["best_epoch"])
+            records.update_run(self._store, run_id, best_epoch=values["best_epoch"], valid_mae=values["best_valid_mae"])
         if values.get("line"):
             self._say(f"{name_of(run_id)}  {values['line']}")
         if values.get("error"):
-            self.fail(run_id, values["error"])
+            self._fail(run_id, values["error"])
         if values.get("finished"):
             self._finish(run_id, values)
 
     def ended(self, run_id: str, error: str | None) -> None:
-        """A run's trial is over; without its own word this is a failure."""
-        if run_id not in self.done and run_id not in self.failed and error is not None:
-            self.fail(run_id, error)
+        """A run's trial is over; an error counts unless the run has said itself how it ended."""
+        if error is not None and run_id not in self._over:
+            self._fail(run_id, error)
 
-    def fail(self, run_id: str, error: str) -> None:
-        """A run failed."""
-        self.failed[run_id] = error
+    def _fail(self, run_id: str, error: str) -> None:
+        self._over.add(run_id)
         records.fail_run(self._store, run_id, error)
         self._say(f"{name_of(run_id)}  failed: {error}")
 
@@ -68,7 +66,7 @@ class Recorder:
             facts["valid_mae"] = finals["valid"]["mae"]
         path = str(run_dir(run_id))
         records.finish_run(self._store, run_id, facts, finals, rows, [{"name": "folder", "path": path}])
-        self.done.add(run_id)
+        self._over.add(run_id)
         shown = ", ".join(f"{split} MAE {finals[split]['mae']:.4f}" for split in finals)
         self._say(f"{name_of(run_id)}  done: {shown}")
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray import tune
+from ray.tune.search import Searcher
 
 from raymsa.cluster import remove_placement_group
+from raymsa.proposals import Proposals
 from raymsa.training.worker import trial
 
-Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
 TRIAL_DEATHS = 2  # a run's own errors are reported, so a trial that dies was killed: it goes on from its checkpoint
 ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 TRIAL_CPUS = 0.01  # a trial's own actor only waits for its worker; Ray refuses 0 here
@@ -28,15 +29,13 @@ class Listener(Protocol):
         """A run's trial is over; `error` when it ended without saying so itself."""
 
 
-def run_all(work: list[Work], listener: Listener, stop: Callable[[], bool], at_once: int, storage: Path) -> None:
-    """Train every run, at most `at_once` at a time, until all are over or `stop` says so."""
-    by_id = {item["run_id"]: item for item in work}
+def run_all(proposals: Proposals, listener: Listener, stop: Callable[[], bool], at_once: int, storage: Path) -> None:
+    """Train every proposed run, at most `at_once` at a time, until all are over or `stop` says so."""
     storage.mkdir(parents=True, exist_ok=True)
     follow = Follow(listener)
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, work=by_id, storage=str(storage)), {"CPU": TRIAL_CPUS}),
-        param_space={"run_id": tune.grid_search(list(by_id))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+        tune.with_resources(tune.with_parameters(trial, storage=str(storage)), {"CPU": TRIAL_CPUS}),
+        tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             storage_path=str(storage),
             callbacks=[follow],
@@ -53,6 +52,35 @@ class _Live:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class Proposer(_Live, Searcher):  # type: ignore[misc]
+    """Gives Tune its trials one by one. What it knows is in the store, so there is nothing for Tune to save."""
+
+    def __init__(self, proposals: Proposals) -> None:
+        super().__init__()
+        self._proposals = proposals
+        self._run_ids: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next run as a trial's config."""
+        work = self._proposals.next()
+        if work is None:
+            return Searcher.FINISHED
+        self._run_ids[trial_id] = work["run_id"]
+        return {"work": work}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial is over, one way or another."""
+        if run_id := self._run_ids.pop(trial_id, None):
+            self._proposals.over(run_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """An empty file: Tune wants one."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never asked for."""
 
 
 class Follow(_Live, tune.Callback):  # type: ignore[misc]
@@ -80,15 +108,22 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
         """A trial was lost."""
         self._over(trial, reason(trial))
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial was killed and starts again: what its worker held must be free first."""
+        self._reap(trial)
+
     def reap_all(self) -> None:
         """Remove what is left when the experiment was stopped."""
         for trial_id in list(self._groups):
             remove_placement_group(self._groups.pop(trial_id))
 
     def _over(self, trial: Any, error: str | None) -> None:
+        self._reap(trial)
+        self._listener.ended(trial.config["work"]["run_id"], error)
+
+    def _reap(self, trial: Any) -> None:
         if group := self._groups.pop(trial.trial_id, None):
             remove_placement_group(group)
-        self._listener.ended(trial.config["run_id"], error)
 
 
 class WhenAsked(_Live, tune.Stopper):  # type: ignore[misc]
@@ -114,7 +149,9 @@ def reason(trial: Any) -> str:
         error = None
     text = str(getattr(error, "cause", None) or error or "")
     if "low on memory" in text or "OutOfMemoryError" in text:
-        return "host memory ran out, and Ray ended the run; lower train.batch_tokens or train.window_clips, or free memory"
+        return (
+            "host memory ran out, and Ray ended the run; lower train.batch_tokens or train.window_clips, or free memory"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if ERROR_LINE.match(line)]
     return (named or lines or ["the trial ended without a reason"])[-1][:300]

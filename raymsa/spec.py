@@ -7,28 +7,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+import math
+import re
+from collections.abc import Iterator
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from string import Formatter
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
+from raymsa.clip import SPLITS
 from raymsa.datasets.base import Layout
 from raymsa.errors import SpecError
 from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
 from raymsa.readouts.base import Readout
-from raymsa.yamlfile import read_mapping
+from raymsa.yamlfile import parse_value, read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYOUTS = kinds("raymsa.datasets", Layout)
 READOUTS = kinds("raymsa.readouts", Readout)
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of jobs and variants: they become parts of file names
+SECTION_FILES = ("dataset", "model", "readout")  # sections that may be the path of a file
+OF_THE_JOB = {  # what all runs of a job share, and what to do instead
+    "name": "it belongs to the whole job; name settings of one run",
+    "seeds": "seeds are the job's own, so that all else is equal",
+    "variants": "variants do not nest; write one more",
+    "search": "it belongs to the whole job; name settings of one run",
+    "dataset": "all runs of a job read the same clips; write one job for each dataset",
+}
 
 
 class ModelSpec(Spec):
     """The Thinker: which weights, and how they are held in memory."""
 
-    path: str = Field(description="local folder, hub id, or `tiny`: a small random Thinker made on the spot")
+    path: str = Field(
+        min_length=1, description="local folder, hub id, or `tiny`: a small random Thinker made on the spot"
+    )
     quantization: Literal["nf4", "none"] = Field("nf4", description="language model's linears: 4-bit NF4, or as loaded")
     compute: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
@@ -60,10 +76,9 @@ class InputsSpec(Spec):
     @field_validator("prompt")
     @classmethod
     def _known_placeholders(cls, value: str) -> str:
-        try:
-            value.format(text="", low="", high="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"cannot fill in {error}; known are {{text}}, {{low}} and {{high}}") from None
+        for _, name, form, conversion in Formatter().parse(value):  # raises ValueError for a lone brace
+            if name is not None and (name not in ("text", "low", "high") or form or conversion):
+                raise ValueError(f"cannot fill in {{{name}}}; known are {{text}}, {{low}} and {{high}}")
         return value
 
 
@@ -109,9 +124,7 @@ class SearchSpec(Spec):
     @field_validator("space")
     @classmethod
     def _known_ranges(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name, choice in value.items():
-            _check_range(name, choice)
-        return value
+        return {name: _range(name, choice) for name, choice in value.items()}
 
 
 class ResourcesSpec(Spec):
@@ -128,9 +141,16 @@ class EvaluateSpec(Spec):
         ("valid", "test"), min_length=1, description="splits scored"
     )
 
+    @field_validator("splits")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(split for split in SPLITS if split in value)
+
 
 class _JobBase(Spec):
-    name: str = Field(description="short name of the job", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    beside_fields: ClassVar[tuple[str, ...]] = ("base",)  # read before the fields are checked; for `did you mean`
+
+    name: str = Field(description="short name of the job", pattern=NAME)
     model: ModelSpec = Field(description="the Thinker")
     inputs: InputsSpec = Field(default_factory=InputsSpec, description="what reaches the Thinker")
     lora: LoraSpec = Field(default_factory=LoraSpec, description="adapters")
@@ -147,7 +167,17 @@ class _JobBase(Spec):
     @classmethod
     def _different_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("each seed once")
+            raise ValueError(f"given {list(value)}; name each seed once")
+        if not all(0 <= seed < 2**32 for seed in value):
+            raise ValueError(f"given {list(value)}; give whole numbers from 0 to 4294967295")
+        return value
+
+    @field_validator("variants")
+    @classmethod
+    def _names_for_files(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            if not re.match(NAME, name):
+                raise ValueError(f"given {name!r}; a variant's name has letters, digits, '_', '.' and '-' only")
         return value
 
     @model_validator(mode="after")
@@ -182,43 +212,43 @@ class Run(NamedTuple):
 
 def load_job(path: Path, overrides: list[str] | None = None) -> Any:
     """The resolved JobSpec of a file, its base and `a.b=c` overrides. Raises SpecError, one line per problem."""
-    raw = read_job(path)
-    for text in overrides or []:
-        raw = merge(raw, parse_override(text))
-    return check(raw, str(path))
+    over = _overrides(overrides or [])
+    return check(merge(read_job(path), over), f"{path} with --set" if over else str(path))
 
 
-def read_job(path: Path) -> dict[str, Any]:
-    """A job file as a mapping: `base:` and sections that name a file are read in; paths are relative to the file."""
-    raw = read_mapping(path)
+def read_job(path: Path, where: str = "", above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A job file as a mapping: `base:` and sections that name a file are read in; paths are relative to the file.
+
+    `above` are the files that led here by their `base:`.
+    """
+    raw = read_mapping(path, where)
     base = raw.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise SpecError(f"{path}: base: given {base!r}; give the path of one file")
-        raw = merge(read_job(path.parent / base), raw)
-    for section in ("dataset", "model", "readout"):
-        if isinstance(raw.get(section), str):
-            raw[section] = read_mapping(path.parent / raw[section])
-    return raw
+    raw = nested(_with_sections(raw, path.parent, str(path)))
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise SpecError(f"{path}: base: given {base!r}; give the path of one file")
+    below = (*above, path.resolve())
+    target = path.parent / Path(base.replace("\0", "")).expanduser()
+    if target.resolve() in below:
+        chain = " -> ".join(str(file) for file in (*below, target.resolve()))
+        raise SpecError(f"{path}: base: given '{base}', which leads back to itself ({chain}); leave one out")
+    return merge(read_job(target, f"{path}: base: ", below), raw)
 
 
 def load_dataset(path: Path, overrides: list[str] | None = None) -> Layout:
     """The checked dataset config of a file such as configs/datasets/mosi.yaml."""
-    raw = read_mapping(path)
-    for text in overrides or []:
-        raw = merge(raw, parse_override(text))
-    return validate(_dataset_type(), raw, str(path))  # type: ignore[no-any-return]
+    over: dict[str, Any] = reduce(merge, map(parse_override, overrides or []), {})
+    where = f"{path} with --set" if over else str(path)
+    return validate(_dataset_type(), merge(read_mapping(path), over), where)  # type: ignore[no-any-return]
 
 
 def check(raw: dict[str, Any], where: str) -> Any:
     """A checked JobSpec, every variant and search field included."""
-    job = validate(JobSpec, raw, where)
-    for name, override in job.variants.items():
-        _without_forks(override, f"{where}: variants.{name}")
-        validate(JobSpec, merge(_forkless(job), override), f"{where}: variants.{name}")
-    for field, choice in job.search.space.items() if job.search else ():
-        for value in _ends(choice):
-            validate(JobSpec, merge(_forkless(job), _nest(field, value)), f"{where}: search.space.{field}")
+    job = validate(JobSpec, nested(raw), where)
+    found = [f"{where}: {line}" for line in (*_variant_problems(job), *_search_problems(job))]
+    if found:
+        raise SpecError("\n".join(found))
     return job
 
 
@@ -227,7 +257,7 @@ def validate(model: Any, raw: Any, where: str) -> Any:
     try:
         return TypeAdapter(model).validate_python(raw)
     except ValidationError as error:
-        raise SpecError("\n".join(f"{where}: {line}" for line in lines_for(error, model, raw))) from None
+        raise SpecError("\n".join(f"{where}: {line}" for line in lines_for(error, model))) from None
 
 
 def runs(job: Any) -> list[Run]:
@@ -244,34 +274,28 @@ def runs(job: Any) -> list[Run]:
 
 def trial(run: Run, values: dict[str, Any]) -> Run:
     """The run a search trial stands for: the template with the proposed values merged in and checked again."""
-    raw = run.spec.model_dump(mode="json")
-    for field, value in values.items():
-        raw = merge(raw, _nest(field, value))
-    return run._replace(spec=check(raw, "search trial"))
+    return run._replace(spec=check(merge(run.spec.model_dump(mode="json"), values), "search trial"))
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; dotted keys reach inside. A section that changes its `kind` is
-    replaced whole, because the fields of another kind would be unknown keys."""
-    result = dict(base)
-    for key, value in over.items():
-        if "." in key and isinstance(key, str):
-            result = merge(result, _nest(key, value))
-            continue
-        old = result.get(key)
-        same_kind = (
-            isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind"))
-        )
-        result[key] = merge(old, value) if same_kind else _undotted(value)  # type: ignore[arg-type]
-    return result
+    """`over` laid on `base`, mapping by mapping; dotted keys at the top reach inside. A section that changes its
+    `kind` is replaced whole, because the fields of another kind would be unknown keys. Neither input is changed."""
+    return _lay(nested(base), nested(over))  # type: ignore[no-any-return]
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """A job or override with its dotted keys written out; those of its variants too, so that it has one form."""
+    raw: dict[str, Any] = reduce(_lay, (_nest(key, value) for key, value in flat.items()), {})
+    if isinstance(raw.get("variants"), dict):
+        variants = {name: nested(over) if isinstance(over, dict) else over for name, over in raw["variants"].items()}
+        raw = {**raw, "variants": variants}
+    return raw
 
 
 def parse_override(text: str) -> dict[str, Any]:
     """`a.b=c` as a nested mapping; c is YAML."""
-    from raymsa.yamlfile import parse_value
-
     field, equals, value = text.partition("=")
-    if not equals or not all(field.split(".")):
+    if not equals or not all(part.strip() for part in field.split(".")):
         raise SpecError(f"--set {text}: write it as field=value, for example train.lora_lr=1e-4")
     return _nest(field.strip(), parse_value(value, f"--set {text}"))
 
@@ -282,46 +306,112 @@ def digest(spec: BaseModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    """All `--set` as one mapping, so that their order does not matter; paths in them are relative to the person."""
+    parsed = [_with_sections(parse_override(text), Path(), "--set") for text in texts]
+    over: dict[str, Any] = reduce(merge, parsed, {})
+    if "base" in over:
+        raise SpecError(f"--set base={over['base']}: a base is named in the file, because it is read first")
+    return over
+
+
+def _with_sections(raw: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """Sections that are the path of a file, read in; those of variants too."""
+    named = {section: raw[section] for section in SECTION_FILES if isinstance(raw.get(section), str)}
+    read = {
+        section: read_mapping(folder / Path(text).expanduser(), f"{where}: {section}: given '{text}': ")
+        for section, text in named.items()
+    }
+    variants = raw.get("variants")
+    if isinstance(variants, dict):
+        read["variants"] = {
+            name: _with_sections(over, folder, f"{where}: variants.{name}") if isinstance(over, dict) else over
+            for name, over in variants.items()
+        }
+    return {**raw, **read}
+
+
 def _forkless(job: Any) -> dict[str, Any]:
     raw: dict[str, Any] = job.model_dump(mode="json")
     return {**raw, "variants": {}, "search": None}
 
 
-def _without_forks(override: dict[str, Any], where: str) -> None:
-    for key in override:
-        if key.split(".")[0] in ("variants", "search", "seeds", "name"):
-            raise SpecError(f"{where}.{key}: a variant cannot change this; name settings of one run")
+def _variant_problems(job: Any) -> Iterator[str]:
+    for name, override in job.variants.items():
+        shared = [key for key in override if key in OF_THE_JOB]
+        yield from (f"variants.{name}.{key}: a variant cannot change this: {OF_THE_JOB[key]}" for key in shared)
+        if not shared:
+            yield from (f"variants.{name}: {line}" for line in _problems(merge(_forkless(job), override)))
+
+
+def _search_problems(job: Any) -> Iterator[str]:
+    for field, choice in job.search.space.items() if job.search else ():
+        section = field.split(".")[0]
+        if section in OF_THE_JOB:
+            yield f"search.space.{field}: a search cannot change this: {OF_THE_JOB[section]}"
+            continue
+        tried = (_problems(merge(_forkless(job), {field: value})) for value in _samples(choice))
+        yield from (f"search.space.{field}: {line}" for line in next(filter(None, tried), ()))
+
+
+def _problems(raw: dict[str, Any]) -> list[str]:
+    try:
+        JobSpec.model_validate(raw)
+    except ValidationError as error:
+        return lines_for(error, JobSpec)
+    return []
 
 
 def _nest(field: str, value: Any) -> dict[str, Any]:
-    for part in reversed(field.split(".")):
+    parts = field.split(".")
+    if parts[:2] == ["search", "space"] and len(parts) > 2:  # the space has dotted fields for its keys
+        parts = ["search", "space", ".".join(parts[2:])]
+    for part in reversed(parts):
         value = {part: value}
     return value  # type: ignore[no-any-return]
 
 
-def _undotted(value: Any) -> Any:
-    return merge({}, value) if isinstance(value, dict) else value
+def _lay(old: Any, new: Any) -> Any:
+    """`new` where there is something new, `old` elsewhere."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    if "kind" in old and "kind" in new and old["kind"] != new["kind"]:
+        return new
+    return {**old, **{key: _lay(old[key], value) if key in old else value for key, value in new.items()}}
 
 
-def _check_range(name: str, choice: dict[str, Any]) -> None:
+def _range(name: str, choice: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a search space, checked; its ends are numbers."""
     if len(choice) != 1 or next(iter(choice)) not in ("choice", "int", "uniform", "loguniform"):
-        raise ValueError(f"{name}: given {choice}; give one of choice, int, uniform, loguniform")
+        raise ValueError(f"{name}: given {choice}; give one of choice, int, uniform, loguniform, with its list")
     kind, values = next(iter(choice.items()))
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{name}.{kind}: given {values!r}; give a list")
     if kind == "choice":
-        return
-    number = int if kind == "int" else (int, float)
-    ends = [float(v) if isinstance(v, str) else v for v in values]  # YAML 1.1 reads 1e-4 as a string
-    if len(ends) != 2 or not all(isinstance(v, number) for v in ends) or not ends[0] < ends[1]:
-        raise ValueError(f"{name}.{kind}: given {values}; give [low, high] with low below high")
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{name}.{kind}: given {values!r}; give a list")
+        return choice
+    ends = [_number(value) for value in values] if isinstance(values, list) else []
+    if len(ends) != 2 or not ends[0] < ends[1] or (kind == "int" and not all(end.is_integer() for end in ends)):
+        numbers = "whole numbers" if kind == "int" else "numbers"
+        raise ValueError(f"{name}.{kind}: given {values!r}; give [low, high], two {numbers} with low below high")
     if kind == "loguniform" and ends[0] <= 0:
-        raise ValueError(f"{name}.{kind}: given {values}; low must be above 0")
-    choice[kind] = ends
+        raise ValueError(f"{name}.{kind}: given {values!r}; low must be above 0")
+    return {kind: [int(end) for end in ends] if kind == "int" else ends}
 
 
-def _ends(choice: dict[str, Any]) -> list[Any]:
-    return list(next(iter(choice.values())))
+def _number(value: Any) -> float:
+    """A finite number, or NaN for anything else; YAML 1.1 reads 1e-4 as a string."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _samples(choice: dict[str, Any]) -> list[Any]:
+    """Values to check a field with: every choice, or both ends and one between, which is not a whole number."""
+    kind, values = next(iter(choice.items()))
+    between = [values[0] + (values[1] - values[0]) / math.pi] if kind in ("uniform", "loguniform") else []
+    return [*values, *between]
 
 
 @cache

@@ -58,13 +58,7 @@ def ray_session(home):
     """One Ray session for every test that needs one: starting it costs seconds."""
     import ray
 
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=200 * 1024**2,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield ray
-    ray.shutdown()
+    from raymsa.cluster import session
+
+    with session(None):
+        yield ray

@@ -169,14 +169,11 @@ def _serve(driver: Driver, done: Callable[[], bool], give_up: Callable[[], bool]
         return not give_up()
 
     def idle() -> None:
-        held = [t for t in _tasks(driver) if t.state == "running" and t.driver != driver.name]
-        for task in held:
-            if (task.id, task.driver) not in told:
+        for task in _tasks(driver):
+            if task.state == "running" and (task.id, task.driver) not in told:
                 told.add((task.id, task.driver))
                 left = max(0, (task.lease_until or 0) - time.time())
-                say(
-                    f"{task.kind} of job {task.job_id} is held by {task.driver}; taken over in {left:.0f} s if it is silent"
-                )
+                say(f"{task.kind} of job {task.job_id} is held by {task.driver}; if it is dead, ours in {left:.0f} s")
 
     with alone(wait) as mine:
         if mine:

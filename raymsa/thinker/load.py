@@ -239,7 +239,7 @@ def _nf4(dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["audio_tower", "visual", "lm_head"],
+        llm_int8_skip_modules=["model.audio_tower", "model.visual", "lm_head"],  # matched from a name's start
     )
 
 

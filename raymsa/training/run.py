@@ -167,7 +167,8 @@ class _Watch:
         self._pending.append({"step": position.step, "epoch": position.epoch, "values": values})
         line = f"epoch {position.epoch} done: valid MAE {valid_mae:.4f}"
         line += " (best so far)" if best else f" (best {position.best_valid_mae:.4f}, epoch {position.best_epoch})"
-        self._tell(line, valid_mae=valid_mae, epoch=position.epoch, best_epoch=position.best_epoch)
+        best_so_far = {"best_epoch": position.best_epoch, "best_valid_mae": position.best_valid_mae}
+        self._tell(line, valid_mae=valid_mae, epoch=position.epoch, **best_so_far)
 
     def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
         checkpoint.save(self._folder, "last", self._student, position, optimizer)

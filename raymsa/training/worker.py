@@ -17,17 +17,17 @@ WORKER_DEATHS = 3  # a worker that dies this often without a word has a reason; 
 CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
 
 
-def trial(config: dict[str, Any], work: dict[str, dict[str, Any]], storage: str) -> None:
-    """The body of a Tune trial: train run `config["run_id"]` in a Ray Train worker, passing its reports to Tune."""
+def trial(config: dict[str, Any], storage: str) -> None:
+    """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    run_id = config["run_id"]
-    resources = work[run_id]["spec"]["resources"]
+    work = config["work"]
+    resources = work["spec"]["resources"]
     TorchTrainer(
         train,
-        train_loop_config=work[run_id],
+        train_loop_config=work,
         scaling_config=ScalingConfig(
             num_workers=1,
             use_gpu=resources["gpus"] > 0,
@@ -35,7 +35,7 @@ def trial(config: dict[str, Any], work: dict[str, dict[str, Any]], storage: str)
         ),
         # A name of its own for every attempt: Ray would resume an old one from its snapshot, we resume from ours.
         run_config=RunConfig(
-            name=f"{run_id}-{uuid.uuid4().hex[:8]}",
+            name=f"{work['run_id']}-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=WORKER_DEATHS, controller_failure_limit=CONTROLLER_DEATHS),
             callbacks=[TuneReportCallback()],

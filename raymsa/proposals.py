@@ -1,0 +1,163 @@
+"""Which run is next: the runs of a job as they are written down, or those Optuna proposes for a search.
+
+What was proposed and what came of it is in the store, so a search that was interrupted is rebuilt from there: finished
+runs are told to Optuna again, unfinished ones go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from raymsa.errors import SpecError
+from raymsa.home import run_dir
+from raymsa.plan import run_id
+from raymsa.spec import Run, digest, trial
+from raymsa.store import Store, queries, records
+
+Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
+
+
+class Proposals(Protocol):
+    """Gives runs to make, one at a time, and hears when one is over."""
+
+    def next(self) -> Work | None:
+        """The next run, or None when there is nothing left to start."""
+
+    def over(self, run_id: str) -> None:
+        """A run ended; the store says how."""
+
+
+def enter(store: Store, job_id: str, task_id: int, made: Iterable[Run]) -> list[queries.RunRow]:
+    """Put runs into the store, where they are not there yet; returns the job's runs."""
+    rows = []
+    for run in made:
+        about = {"id": run_id(job_id, run), "job_id": job_id, "task_id": task_id, "variant": run.variant}
+        spec = {"spec": run.spec.model_dump(mode="json"), "spec_digest": digest(run.spec)}
+        rows.append({**about, **spec, "seed": run.seed, "group_key": run.group})
+    records.create_runs(store, rows)
+    return queries.runs(store, job_id)
+
+
+def work_of(row: queries.RunRow, shards: str) -> Work:
+    """What the worker of a run is sent."""
+    return {"run_id": row.id, "spec": row.spec, "shards": shards, "folder": str(run_dir(row.id))}
+
+
+class Listed:
+    """The job's runs that are not done, in order."""
+
+    def __init__(self, rows: list[queries.RunRow], shards: str) -> None:
+        self._left = iter([work_of(row, shards) for row in rows if row.state != "done"])
+
+    def next(self) -> Work | None:
+        """The next run."""
+        return next(self._left, None)
+
+    def over(self, run_id: str) -> None:
+        """Nothing follows from it."""
+
+
+class Proposed:
+    """Runs with settings that Optuna proposes from what earlier ones gave on valid."""
+
+    def __init__(self, store: Store, job: queries.Job, task_id: int, template: Run, shards: str) -> None:
+        self._store, self._job_id, self._task_id = store, job.id, task_id
+        self._template, self._shards = template, shards
+        self._space: dict[str, dict[str, Any]] = job.spec["search"]["space"]
+        self._trials: int = job.spec["search"]["trials"]
+        rows = queries.runs(store, job.id)
+        self._open = [row for row in rows if row.state != "done"]
+        self._study = _study(job.spec["search"]["algorithm"], template.seed + len(rows))
+        self._asked: dict[str, Any] = {}
+        self._made = len(rows)
+        for row in rows:
+            if row.state == "done":
+                self._study.add_trial(_past(row, self._space))
+
+    def next(self) -> Work | None:
+        """A run that was interrupted, else one with newly proposed settings, until there were enough."""
+        if self._open:
+            return work_of(self._open.pop(0), self._shards)
+        while self._made < self._trials:
+            asked = self._study.ask()
+            values = {field: _suggest(asked, field, choice) for field, choice in self._space.items()}
+            name = f"t{self._made:03d}"
+            self._made += 1
+            run = trial(self._template, values)._replace(variant=name)
+            rows = enter(self._store, self._job_id, self._task_id, [run])
+            row = next(row for row in rows if row.variant == name)
+            self._asked[row.id] = asked
+            return work_of(row, self._shards)
+        return None
+
+    def over(self, run_id: str) -> None:
+        """Tell Optuna the run's best valid MAE; a run without one has failed, because NaN would stay open for ever."""
+        from optuna.trial import TrialState
+
+        row = queries.run(self._store, run_id)
+        value = row.valid_mae
+        asked = self._asked.pop(run_id, None)
+        if asked is None:
+            if row.state == "done":
+                self._study.add_trial(_past(row, self._space))
+        elif value is None or math.isnan(value):
+            self._study.tell(asked, state=TrialState.FAIL)
+        else:
+            self._study.tell(asked, value)
+
+
+def _study(algorithm: str, seed: int) -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    samplers: dict[str, Callable[..., Any]] = {
+        "tpe": optuna.samplers.TPESampler,
+        "random": optuna.samplers.RandomSampler,
+    }
+    return optuna.create_study(sampler=samplers[algorithm](seed=seed))
+
+
+def _suggest(asked: Any, field: str, choice: dict[str, Any]) -> Any:
+    kind, values = next(iter(choice.items()))
+    if kind == "choice":
+        return values[asked.suggest_categorical(field, list(range(len(values))))]  # Optuna takes plain scalars only
+    if kind == "int":
+        return asked.suggest_int(field, *map(int, values))
+    return asked.suggest_float(field, *values, log=kind == "loguniform")
+
+
+def _past(row: queries.RunRow, space: dict[str, dict[str, Any]]) -> Any:
+    """A finished run as a trial that Optuna can learn from."""
+    import optuna
+
+    found = {field: _field(row.spec, field) for field in space}
+    distributions = {field: _distribution(choice) for field, choice in space.items()}
+    params = {
+        field: space[field]["choice"].index(value) if "choice" in space[field] else value
+        for field, value in found.items()
+    }
+    if row.valid_mae is None:
+        return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, params=params, distributions=distributions)
+    return optuna.trial.create_trial(params=params, distributions=distributions, value=row.valid_mae)
+
+
+def _distribution(choice: dict[str, Any]) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    kind, values = next(iter(choice.items()))
+    if kind == "choice":
+        return CategoricalDistribution(list(range(len(values))))
+    if kind == "int":
+        return IntDistribution(*map(int, values))
+    return FloatDistribution(*values, log=kind == "loguniform")
+
+
+def _field(spec: dict[str, Any], dotted: str) -> Any:
+    value: Any = spec
+    for part in dotted.split("."):
+        if part not in value:
+            raise SpecError(f"search.space.{dotted}: no such field in the run's spec")
+        value = value[part]
+    return value
