@@ -12,6 +12,7 @@ from raymsa.errors import DoesNotFit, RaymsaError
 # Logical CPUs beside the real ones. A trial is a Tune actor, a Train worker and Data tasks at once; where Ray has only
 # the two real cores of a small machine, they wait for each other for ever, silently.
 SPARE_CPUS = 4
+EMBEDDED = "raymsa_embedded"  # the resource by which a node with spare CPUs is known
 OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, not whole datasets
 OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
 
@@ -45,7 +46,8 @@ def session(address: str | None) -> Iterator[None]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, num_cpus=_cores() + SPARE_CPUS, **_memory(), **common)
+            size = {"num_cpus": _cores() + SPARE_CPUS, "resources": {EMBEDDED: 1}, **_memory()}
+            ray.init(address="local", include_dashboard=False, **size, **common)
         else:
             ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -81,8 +83,9 @@ class Node(NamedTuple):
 
 def _resources(node: dict[str, Any]) -> Node:
     """The embedded session declares more CPUs than this machine has (SPARE_CPUS); those are not for runs."""
-    has, embedded = node["Resources"], node["NodeManagerAddress"] == "127.0.0.1"
-    return Node(min(has.get("CPU", 0), _cores()) if embedded else has.get("CPU", 0), has.get("GPU", 0))
+    has = node["Resources"]
+    spare = SPARE_CPUS if EMBEDDED in has else 0
+    return Node(has.get("CPU", 0) - spare, has.get("GPU", 0))
 
 
 def remove_placement_group(group: str) -> None:

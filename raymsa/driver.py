@@ -86,7 +86,7 @@ class Driver:
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop)
         try:
-            with lease:
+            with lease, suppress(Cancelled):
                 self._execute(task, lease, log)
             self._end(task, lease, log)
         except LeaseLost as error:
@@ -111,7 +111,7 @@ class Driver:
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
         if task.kind == "prepare":
-            _prepare(job, Path(task.payload["shards"]), log)
+            _prepare(job, Path(task.payload["shards"]), lease, log)
         elif task.kind == "train":
             _train(self.store, job, task, lease, log)
         else:
@@ -188,11 +188,11 @@ def job_log(job_id: str) -> Path:
     return home() / "jobs" / f"{job_id}.log"
 
 
-def _prepare(job: queries.Job, shards: Path, log: Say) -> None:
+def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
     from raymsa.data.prepare import prepare
 
     dataset = _spec(job).dataset
-    prepare(dataset, raw_of(dataset), shards, log)
+    prepare(dataset, raw_of(dataset), shards, log, lease.over)
 
 
 def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -> None:

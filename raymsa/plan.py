@@ -27,15 +27,21 @@ def anchored(job: Any) -> Any:
 
 
 def shards_of(dataset: Layout) -> Path:
-    """Where a dataset's shards are: as its config says, or a folder of raymsa's own for these settings."""
+    """Where a dataset's shards are: as its config says, or a folder of raymsa's own for these clips and settings."""
     if dataset.shards:
         return Path(dataset.shards).expanduser().absolute()
-    return shards_dir() / f"{dataset.name}-{digest(dataset)}"
+    return shards_dir() / _name(dataset)
 
 
 def raw_of(dataset: Layout) -> Path:
     """Where a dataset's raw clips are; a dataset that makes its own has a folder under RAYMSA_HOME."""
-    return Path(dataset.raw).expanduser() if dataset.raw else home() / "raw" / f"{dataset.name}-{digest(dataset)}"
+    return Path(dataset.raw).expanduser().absolute() if dataset.raw else home() / "raw" / _name(dataset)
+
+
+def _name(dataset: Layout) -> str:
+    """The same for the same clips: how they are judged later (published counts, metric rules) is no part of it."""
+    raw = str(Path(dataset.raw).expanduser().absolute()) if dataset.raw else None
+    return f"{dataset.name}-{digest(dataset.model_copy(update={'raw': raw, 'published': {}, 'metrics': 'mosi'}))}"
 
 
 def run_id(job_id: str, run: Run) -> str:

@@ -18,6 +18,7 @@ def predict(store: Store, run_prefix: str, paths: list[str], texts: list[str]) -
 
     Raises NotFinished when the run has no checkpoint, MediaError when a file cannot be decoded.
     """
+    run = queries.run(store, run_prefix)  # before torch: a misspelt run is answered at once
     import torch
 
     from raymsa.spec import JobSpec
@@ -25,7 +26,6 @@ def predict(store: Store, run_prefix: str, paths: list[str], texts: list[str]) -
     from raymsa.training.evaluate import score
     from raymsa.training.run import build, collate_for
 
-    run = queries.run(store, run_prefix)
     best = checkpoint.find(run_dir(run.id), "best")
     if best is None:
         raise NotFinished(f"run {run.id} is {run.state} and has no checkpoint to score with")

@@ -36,7 +36,7 @@ def lines_for(error: ValidationError, model: Any) -> list[str]:
 
 def _follows(problem: Any) -> bool:
     """pydantic leaves a wrong item out and then finds the list too short; the item has a line of its own."""
-    return problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"]
+    return bool(problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"])
 
 
 def _line(problem: Any, model: Any) -> str:

@@ -65,7 +65,7 @@ class Proposed:
     def __init__(self, store: Store, job: queries.Job, task_id: int, template: Run, shards: str) -> None:
         self._store, self._job_id, self._task_id = store, job.id, task_id
         self._template, self._shards = template, shards
-        self._space: dict[str, dict[str, Any]] = job.spec["search"]["space"]
+        self._space = _as_stored(job.spec["search"]["space"], template)
         self._trials: int = job.spec["search"]["trials"]
         rows = queries.runs(store, job.id)
         self._open = [row for row in rows if row.state != "done"]
@@ -106,6 +106,18 @@ class Proposed:
             self._study.tell(asked, state=TrialState.FAIL)
         else:
             self._study.tell(asked, value)
+
+
+def _as_stored(space: dict[str, dict[str, Any]], template: Run) -> dict[str, dict[str, Any]]:
+    """The space with its choices as a checked spec has them (`[audio, text]` becomes `[text, audio]`), so that the
+    settings of earlier runs are found among them again."""
+    stored = {}
+    for field, choice in space.items():
+        kind, values = next(iter(choice.items()))
+        if kind == "choice":
+            values = [_field(trial(template, {field: v}).spec.model_dump(mode="json"), field) for v in values]
+        stored[field] = {kind: values}
+    return stored
 
 
 def _study(algorithm: str, seed: int) -> Any:

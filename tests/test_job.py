@@ -1,5 +1,6 @@
 """A job from its file to its table, in one Ray session, through every real part."""
 
+import csv
 import json
 import math
 import threading
@@ -87,8 +88,9 @@ def test_a_trained_run_scores_a_clip_as_it_did_in_its_job(finished):
     known = queries.predictions(store, run.id, "test")[0]
     raw = next((Path(run_dir(run.id)).parents[1] / "raw").glob("*/Raw"))
     video, clip = known.clip_id.split("$_$")
-    rows = [row for row in (raw.parent / "label.csv").read_text().splitlines() if row.startswith(f"{video},{clip},")]
-    (row,) = predict(store, run.id, [str(raw / video / f"{clip}.mp4")], [rows[0].split(",")[2]])
+    with (raw.parent / "label.csv").open(newline="") as file:
+        text = next(r["text"] for r in csv.DictReader(file) if (r["video_id"], r["clip_id"]) == (video, clip))
+    (row,) = predict(store, run.id, [str(raw / video / f"{clip}.mp4")], [text])
     assert row["score"] == pytest.approx(known.score, abs=1e-4)
 
 

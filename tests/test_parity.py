@@ -88,7 +88,7 @@ def test_a_clip_is_encoded_as_transformers_own_processor_does(processor, encoder
 def test_resizing_to_the_vision_grid_equals_the_video_processors(processor):
     from transformers.image_utils import SizeDict
 
-    from raymsa.data.media import grid_size, resize
+    from raymsa.data.media import grid, resize
 
     frames = np.random.default_rng(0).integers(0, 255, (2, 120, 200, 3), dtype=np.uint8)
     budget = 28 * 28 * 20
@@ -98,7 +98,7 @@ def test_resizing_to_the_vision_grid_equals_the_video_processors(processor):
         resample=processor.video_processor.resample,
         factor=28,
     )[0]
-    height, width = grid_size(120, 200, budget)
-    assert (height, width) == tuple(expected.shape[-2:])
-    ours = torch.from_numpy(resize(frames, height, width)).permute(0, 3, 1, 2)
+    size = grid(120, 200, budget)
+    assert size == tuple(expected.shape[-2:])
+    ours = torch.stack([torch.from_numpy(resize(frame, size)) for frame in frames]).permute(0, 3, 1, 2)
     assert (ours.int() - expected.int()).abs().max() <= 1

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raymsa.errors import SpecError
 from raymsa.spec import JobSpec, check, digest, load_dataset, load_job, merge, parse_override, runs, trial
+
+# A busy machine makes any example slow; that is no finding.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 HEAD = "name: small\nmodel: {path: tiny}\ndataset: {kind: synthetic, name: s}\n"
 WHOLE = HEAD + "readout: {kind: disc}\n"
@@ -178,6 +181,7 @@ def test_a_byte_order_mark_and_merge_keys_are_legal_yaml(tmp_path: Path) -> None
     assert job(tmp_path, "train: {<<: {epochs: 2, patience: 9}, epochs: 5}\n").train.epochs == 5
 
 
+@patient
 @given(st.binary(max_size=60))
 def test_no_file_whatever_makes_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = write(tmp_path_factory.mktemp("any"), data)
@@ -192,6 +196,7 @@ PLAIN = st.recursive(
 )
 
 
+@patient
 @given(st.dictionaries(st.sampled_from([*JobSpec.model_fields, "train.epochs", "a.b"]), PLAIN, max_size=5))
 def test_no_mapping_whatever_makes_a_traceback(sections: dict[str, Any]) -> None:
     try:
@@ -519,11 +524,13 @@ FILES = st.fixed_dictionaries(
 ANY = st.dictionaries(st.sampled_from(["kind", "a", "b", "a.b", "variants"]), PLAIN | FILES, max_size=4)
 
 
+@patient
 @given(FILES, FILES, FILES)
 def test_merging_three_files_gives_the_same_from_either_side(a: Any, b: Any, c: Any) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
 
 
+@patient
 @given(FILES)
 def test_merging_nothing_or_the_same_again_changes_nothing(a: Any) -> None:
     plain = merge({}, a)
@@ -531,6 +538,7 @@ def test_merging_nothing_or_the_same_again_changes_nothing(a: Any) -> None:
     assert not any("." in key for key in plain)
 
 
+@patient
 @given(ANY, ANY)
 def test_merging_changes_neither_input(a: Any, b: Any) -> None:
     before = copy.deepcopy((a, b))
@@ -538,6 +546,7 @@ def test_merging_changes_neither_input(a: Any, b: Any) -> None:
     assert repr((a, b)) == repr(before)  # repr, because NaN is not equal to itself
 
 
+@patient
 @given(FILES, FILES)
 def test_what_the_stronger_file_says_stands(a: Any, b: Any) -> None:
     merged, strong = merge(a, b), merge({}, b)

@@ -9,7 +9,7 @@ from raymsa.cli.show import _console
 from raymsa.errors import RaymsaError
 
 
-@main.command("kinds")
+@main.command("kinds", short_help="All that a job file can say.")
 @json_option
 def kinds_command(as_json: bool) -> None:
     """Everything that can be named in a job file: fields, types, defaults, units."""
@@ -26,7 +26,7 @@ def kinds_command(as_json: bool) -> None:
     _console().print(table, markup=False)
 
 
-@main.command("doctor")
+@main.command("doctor", short_help="Is this machine fit?")
 @json_option
 def doctor_command(as_json: bool) -> None:
     """Is this machine fit? Python, torch, GPU, bitsandbytes, Ray, disk, store, and what to do about each."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -59,6 +61,8 @@ class Commands(click.Group):
             raise click.UsageError(f"no such command '{args[0]}'{meant}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are words on stderr
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except RaymsaError as error:

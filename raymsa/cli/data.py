@@ -9,7 +9,7 @@ import click
 from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
 
 
-@main.command("prepare")
+@main.command("prepare", short_help="Decode a dataset into shards.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder with the raw clips [default: the file's `raw`].")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the shards [default: under RAYMSA_HOME].")
@@ -36,7 +36,7 @@ def prepare_command(file: Path, raw: Path | None, out: Path | None, overrides: t
         click.echo(str(folder))
 
 
-@main.command("predict")
+@main.command("predict", short_help="Score clips with a trained run.")
 @click.argument("run")
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
 @click.option("--text", "texts", multiple=True, help="Transcript; once for all clips, or once for each in their order.")

@@ -25,7 +25,7 @@ ADDRESS = click.option(
 )
 
 
-@main.command("submit")
+@main.command("submit", short_help="Queue a job, run it, show its table.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field, e.g. train.lora_lr=1e-4."
@@ -57,13 +57,12 @@ def submit_command(
     say(f"  raymsa status {job_id}    raymsa logs -f {job_id}    raymsa cancel {job_id}")
     if detach:
         say("  raymsa work               does what is queued")
-        if as_json:
-            print_json({"job": job_id})
+        print_json({"job": job_id}) if as_json else click.echo(job_id)
         return
     _follow(Driver(store, say, address, lease_s), job_id, as_json)
 
 
-@main.command("work")
+@main.command("work", short_help="Serve the queue.")
 @click.option("--until-empty", is_flag=True, help="End when nothing is queued or running.")
 @ADDRESS
 @LEASE_S
@@ -80,7 +79,7 @@ def work_command(until_empty: bool, address: str | None, lease_s: float, url: st
     say("stopped" if driver.stopped else "the queue is empty")
 
 
-@main.command("cancel")
+@main.command("cancel", short_help="Take a job out, running or not.")
 @click.argument("job")
 @store_option
 @json_option
@@ -98,7 +97,7 @@ def cancel_command(job: str, url: str | None, as_json: bool) -> None:
     say(f"job {found.id}: {stopped.cancelled} tasks cancelled, {stopped.asked} running tasks asked to stop")
 
 
-@main.command("retry")
+@main.command("retry", short_help="Queue what failed again.")
 @click.argument("job")
 @store_option
 @json_option

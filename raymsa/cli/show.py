@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymsa import queue
-from raymsa.cli.base import ago, json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import ago, json_option, main, open_store, print_json, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.home import run_dir
 from raymsa.store import Store, queries
@@ -22,13 +22,16 @@ LAST_LINES = 8  # of a failed run's log, shown by status
 ENDED = ("done", "failed", "cancelled")
 
 
-@main.command("list")
+@main.command("list", short_help="Every job.")
 @store_option
 @json_option
 def list_command(url: str | None, as_json: bool) -> None:
     """Every job, the newest last: its state, its runs, when it was submitted."""
-    store = open_store(url)
-    rows = [_summary(store, job) for job in queries.jobs(store)]
+    try:
+        store = open_store(url)
+        rows = [_summary(store, job) for job in queries.jobs(store)]
+    except NotFound:  # nothing was ever submitted
+        rows = []
     if as_json:
         print_json(rows)
         return
@@ -40,7 +43,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     _console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
 
 
-@main.command("status")
+@main.command("status", short_help="What a job does now.")
 @click.argument("job")
 @store_option
 @json_option
@@ -64,27 +67,29 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
             console.print(f"  {line}", markup=False, highlight=False)
 
 
-@main.command("logs")
+@main.command("logs", short_help="What a job or run wrote.")
 @click.argument("job_or_run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
 @store_option
-def logs_command(job_or_run: str, follow: bool, url: str | None) -> None:
+@json_option
+def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
     from raymsa.driver import job_log
 
     store = open_store(url)
     try:
-        run = queries.run(store, job_or_run)
-        path, job_id = run_dir(run.id) / "log.txt", run.job_id
-        if run.id != job_or_run and job_or_run == run.job_id:
-            raise NotFound("a job is meant")
-    except RaymsaError:
         job_id = queries.job(store, job_or_run).id
         path = job_log(job_id)
+    except NotFound:
+        run = queries.run(store, job_or_run)
+        job_id, path = run.job_id, run_dir(run.id) / "log.txt"
+    if as_json:
+        print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
+        return
     _print_log(path, (lambda: queue.job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
 
 
-@main.command("results")
+@main.command("results", short_help="A job's table.")
 @click.argument("job")
 @store_option
 @json_option
@@ -123,7 +128,8 @@ def _console() -> Console:
 
 def _summary(store: Store, job: queries.Job) -> dict[str, Any]:
     runs = queries.runs(store, job.id)
-    planned = len(job.spec["seeds"]) * max(1, len(job.spec["variants"]))
+    search = job.spec["search"]
+    planned = search["trials"] if search else len(job.spec["seeds"]) * max(1, len(job.spec["variants"]))
     states = dict(Counter(run.state for run in runs))
     about = {"id": job.id, "name": job.name, "state": queue.job_state(queries.tasks(store, job.id)), "runs": states}
     return {**about, "planned": planned, "created_at": job.created_at, "submitted_by": job.submitted_by}
@@ -169,6 +175,3 @@ def _print_log(path: Path, over: Any) -> None:
         if ended:
             return
         time.sleep(0.5)
-
-
-__all__ = ["list_command", "logs_command", "results_command", "say", "status_command"]

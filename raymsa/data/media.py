@@ -231,12 +231,16 @@ def _upright_grid(frame: av.VideoFrame, max_pixels: int) -> tuple[int, int]:
 
 
 def _resized(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """The frame upright, HWC uint8, shrunk to `size` with antialiased bicubic as the model's own processor does."""
+    """The frame upright and at `size`, HWC uint8."""
+    return resize(np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90), size)
+
+
+def resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image at `size` (height, width): antialiased bicubic, as the model's own video processor does it."""
     import torch
     from torch.nn.functional import interpolate
 
-    upright_HWC = np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
-    image_1CHW = torch.from_numpy(upright_HWC.copy()).permute(2, 0, 1)[None]
+    image_1CHW = torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None]
     small_1CHW = interpolate(image_1CHW, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(small_1CHW[0].permute(1, 2, 0).numpy())
 

@@ -26,19 +26,21 @@ from raymsa.data.manifest import REJECTS, LabelStats, Manifest, ShardFile, diffe
 from raymsa.data.plan import plan_shards
 from raymsa.data.shardfile import PARTS, ShardTask, Written, kept, read_journal, write_shard
 from raymsa.datasets.base import Layout
-from raymsa.errors import DataError
+from raymsa.errors import Cancelled, DataError
 
 TICK_S = 2.0
 NOTES = "notes.csv"
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
 Say = Callable[[str], None]
+Stop = Callable[[], bool]
 
 
-def prepare(dataset: Layout, raw: Path, out: Path, say: Say) -> Manifest:
+def prepare(dataset: Layout, raw: Path, out: Path, say: Say, stop: Stop = lambda: False) -> Manifest:
     """The shards of a dataset in `out`, made when they are not there yet; the caller has started Ray.
 
-    Finished shards of an earlier, interrupted call are kept. Raises DataError, in one line, when the raw folder or
-    its labels are unusable, when `out` holds other clips, or when the disk is full.
+    Finished shards of an earlier, interrupted call are kept; `stop` is asked after each. Raises Cancelled then, and
+    DataError, in one line, when the raw folder or its labels are unusable, when `out` holds other clips, or when the
+    disk is full.
     """
     raw, out = raw.expanduser().absolute(), out.expanduser().absolute()
     try:
@@ -48,15 +50,15 @@ def prepare(dataset: Layout, raw: Path, out: Path, say: Say) -> Manifest:
         rows = _rows(dataset, raw, say)
         out.mkdir(parents=True, exist_ok=True)
         with _locked(out):
-            return _prepared(dataset, out, say) or _prepare(dataset, raw, out, rows, say)
+            return _prepared(dataset, out, say) or _prepare(dataset, raw, out, rows, say, stop)
     except OSError as error:
         raise DataError(_disk_line(error, out)) from None
 
 
-def _prepare(dataset: Layout, raw: Path, out: Path, rows: list[RawClip | Reject], say: Say) -> Manifest:
+def _prepare(dataset: Layout, raw: Path, out: Path, rows: list[RawClip | Reject], say: Say, stop: Stop) -> Manifest:
     _claim(dataset, out)
     plan = plan_shards(rows, raw, out, dataset.media)
-    done = _write_shards(plan.tasks, out, say)
+    done = _write_shards(plan.tasks, out, say, stop)
     rejects = _all_rejects(plan.rows, done)
     write_at_once(out / REJECTS, _csv(("id", "media", "reason"), [(r.id, r.media, r.reason) for r in rejects]))
     notes = [note for written in done for note in written.notes]
@@ -129,7 +131,7 @@ def _claim(dataset: Layout, out: Path) -> None:
     write_at_once(path, json.dumps(settings))
 
 
-def _write_shards(tasks: list[ShardTask], out: Path, say: Say) -> list[Written]:
+def _write_shards(tasks: list[ShardTask], out: Path, say: Say, stop: Stop) -> list[Written]:
     """Each task's result, in the order of the tasks; those that an earlier call finished are not done again."""
     found = [(task, kept(task)) for task in tasks]
     done = {task.name: written for task, written in found if written}
@@ -140,7 +142,10 @@ def _write_shards(tasks: list[ShardTask], out: Path, say: Say) -> list[Written]:
     if left:
         try:
             with _ticking(tasks, done, say):
-                done.update((written.name, written) for written in _run(left))
+                for written in _run(left):
+                    done[written.name] = written
+                    if stop() and len(done) < len(tasks):
+                        raise Cancelled(f"{out}: stopped after {len(done)} of {len(tasks)} shards; they are kept")
         finally:
             _drop_parts(out)
     return [done[task.name] for task in tasks]

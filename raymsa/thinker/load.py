@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STOCK = "Qwen2_5OmniThinkerForConditionalGeneration"
+THINKER_TYPES = ("qwen2_5_omni_thinker", "qwen2_5_omni")  # the Thinker alone, or the hub's full model around it
 TOWERS = {"audio": "audio_tower", "video": "visual"}  # modality -> the part that is needed for it alone
 PARTS = ("language_model", "audio_tower", "visual")
 
@@ -129,6 +130,7 @@ def open_folder(spec: ModelSpec) -> Folder:
     path = resolve(spec.path)
     try:
         with _quiet():
+            _check_type(Qwen2_5OmniThinkerConfig, path)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             extractor = WhisperFeatureExtractor.from_pretrained(path)
             config = Qwen2_5OmniThinkerConfig.from_pretrained(path)
@@ -136,6 +138,15 @@ def open_folder(spec: ModelSpec) -> Folder:
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; no Thinker could be opened there: {reason}") from None
     return Folder(path, tokenizer, extractor, config)
+
+
+def _check_type(config_class: Any, path: str) -> None:
+    """transformers would take another model's config with a warning, and fill it up with the 7B's sizes."""
+    if path.startswith(("/", ".", "~")) and not Path(path).exists():
+        raise ValueError("there is no such folder")  # transformers would take it for a hub id
+    given = config_class.get_config_dict(path)[0].get("model_type")
+    if given not in THINKER_TYPES:
+        raise ValueError(f"its config.json is of type {given}, not of {' or '.join(THINKER_TYPES)}")
 
 
 def resolve(path: str) -> str:
@@ -217,7 +228,19 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
     _refuse_gaps(spec, report)
+    _keep_unpacked(model)
     return model
+
+
+def _keep_unpacked(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for good in the first eval pass on a CPU that has AVX512-BF16.
+
+    Its packed kernel has no backward pass, so training after a valid pass would lose gradients without a word; and it
+    computes in bf16, whatever `compute` says.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _refuse_gaps(spec: ModelSpec, report: Any) -> None:

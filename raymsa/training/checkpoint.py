@@ -26,12 +26,13 @@ from raymsa.training.student import Student
 def save(run: Path, name: str, student: Student, position: Position, optimizer: torch.optim.Optimizer | None) -> Path:
     """Write `<run>/<name>-<step>` and remove older ones of that name; returns the folder."""
     final = run / f"{name}-{position.step:06d}"
-    if final.exists():  # a run that is repeated from an older point comes by again
-        shutil.rmtree(final)
-    part = run / f".{final.name}.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    for left in run.glob(f".{name}-*.part"):  # of a process that was killed
+        shutil.rmtree(left)
+    part = run / f".{final.name}.part"
     part.mkdir(parents=True)
     _write(part, student, position, optimizer)
+    if final.exists():  # a run that goes on from an older point comes by again
+        shutil.rmtree(final)
     part.rename(final)
     for old in _all(run, name):
         if old != final:

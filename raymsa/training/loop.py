@@ -91,8 +91,10 @@ def fit(
 
     Raises NonFiniteLoss and OutOfMemory, each naming the step.
     """
-    optimizer = make_optimizer(student, train)
     position = Position()
+    if train.epochs == 0:  # zero-shot: there is nothing to train, and AdamW takes no empty list
+        return position
+    optimizer = make_optimizer(student, train)
     if start is not None:
         position = start.position
         start.restore(optimizer)
