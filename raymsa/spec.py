@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from functools import cache, reduce
@@ -20,10 +19,12 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_mode
 from raymsa.clip import SPLITS
 from raymsa.datasets.base import Layout
 from raymsa.errors import SpecError
+from raymsa.merge import merge, nested, parse_override
 from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
+from raymsa.ranges import check_range, samples
 from raymsa.readouts.base import Readout
-from raymsa.yamlfile import parse_value, read_mapping
+from raymsa.yamlfile import read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYOUTS = kinds("raymsa.datasets", Layout)
@@ -124,7 +125,7 @@ class SearchSpec(Spec):
     @field_validator("space")
     @classmethod
     def _known_ranges(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {name: _range(name, choice) for name, choice in value.items()}
+        return {name: check_range(name, choice) for name, choice in value.items()}
 
 
 class ResourcesSpec(Spec):
@@ -277,29 +278,6 @@ def trial(run: Run, values: dict[str, Any]) -> Run:
     return run._replace(spec=check(merge(run.spec.model_dump(mode="json"), values), "search trial"))
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; dotted keys at the top reach inside. A section that changes its
-    `kind` is replaced whole, because the fields of another kind would be unknown keys. Neither input is changed."""
-    return _lay(nested(base), nested(over))  # type: ignore[no-any-return]
-
-
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """A job or override with its dotted keys written out; those of its variants too, so that it has one form."""
-    raw: dict[str, Any] = reduce(_lay, (_nest(key, value) for key, value in flat.items()), {})
-    if isinstance(raw.get("variants"), dict):
-        variants = {name: nested(over) if isinstance(over, dict) else over for name, over in raw["variants"].items()}
-        raw = {**raw, "variants": variants}
-    return raw
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """`a.b=c` as a nested mapping; c is YAML."""
-    field, equals, value = text.partition("=")
-    if not equals or not all(part.strip() for part in field.split(".")):
-        raise SpecError(f"--set {text}: write it as field=value, for example train.lora_lr=1e-4")
-    return _nest(field.strip(), parse_value(value, f"--set {text}"))
-
-
 def digest(spec: BaseModel) -> str:
     """sha256 (16 hex digits) of a resolved spec, the same for the same settings."""
     text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -350,7 +328,7 @@ def _search_problems(job: Any) -> Iterator[str]:
         if section in OF_THE_JOB:
             yield f"search.space.{field}: a search cannot change this: {OF_THE_JOB[section]}"
             continue
-        tried = (_problems(merge(_forkless(job), {field: value})) for value in _samples(choice))
+        tried = (_problems(merge(_forkless(job), {field: value})) for value in samples(choice))
         yield from (f"search.space.{field}: {line}" for line in next(filter(None, tried), ()))
 
 
@@ -360,58 +338,6 @@ def _problems(raw: dict[str, Any]) -> list[str]:
     except ValidationError as error:
         return lines_for(error, JobSpec)
     return []
-
-
-def _nest(field: str, value: Any) -> dict[str, Any]:
-    parts = field.split(".")
-    if parts[:2] == ["search", "space"] and len(parts) > 2:  # the space has dotted fields for its keys
-        parts = ["search", "space", ".".join(parts[2:])]
-    for part in reversed(parts):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
-
-
-def _lay(old: Any, new: Any) -> Any:
-    """`new` where there is something new, `old` elsewhere."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    if "kind" in old and "kind" in new and old["kind"] != new["kind"]:
-        return new
-    return {**old, **{key: _lay(old[key], value) if key in old else value for key, value in new.items()}}
-
-
-def _range(name: str, choice: dict[str, Any]) -> dict[str, Any]:
-    """One entry of a search space, checked; its ends are numbers."""
-    if len(choice) != 1 or next(iter(choice)) not in ("choice", "int", "uniform", "loguniform"):
-        raise ValueError(f"{name}: given {choice}; give one of choice, int, uniform, loguniform, with its list")
-    kind, values = next(iter(choice.items()))
-    if kind == "choice":
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{name}.{kind}: given {values!r}; give a list")
-        return choice
-    ends = [_number(value) for value in values] if isinstance(values, list) else []
-    if len(ends) != 2 or not ends[0] < ends[1] or (kind == "int" and not all(end.is_integer() for end in ends)):
-        numbers = "whole numbers" if kind == "int" else "numbers"
-        raise ValueError(f"{name}.{kind}: given {values!r}; give [low, high], two {numbers} with low below high")
-    if kind == "loguniform" and ends[0] <= 0:
-        raise ValueError(f"{name}.{kind}: given {values!r}; low must be above 0")
-    return {kind: [int(end) for end in ends] if kind == "int" else ends}
-
-
-def _number(value: Any) -> float:
-    """A finite number, or NaN for anything else; YAML 1.1 reads 1e-4 as a string."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _samples(choice: dict[str, Any]) -> list[Any]:
-    """Values to check a field with: every choice, or both ends and one between, which is not a whole number."""
-    kind, values = next(iter(choice.items()))
-    between = [values[0] + (values[1] - values[0]) / math.pi] if kind in ("uniform", "loguniform") else []
-    return [*values, *between]
 
 
 @cache

@@ -220,7 +220,9 @@ def broken_config(folder: Path) -> None:
 
 
 def another_model(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": 64}))
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "qwen3_omni_moe_thinker"
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -240,7 +242,7 @@ def nothing_at_all(folder: Path) -> None:
         (half_a_download, "not fully covered"),
         (other_shapes, "have another shape"),
         (broken_config, "not a valid JSON"),
-        (another_model, "qwen2"),
+        (another_model, "is of type qwen3_omni_moe_thinker"),
         (no_tokenizer, "no Thinker could be opened"),
         (nothing_at_all, "no such folder"),
     ],

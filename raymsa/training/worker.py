@@ -20,12 +20,13 @@ CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
 def trial(config: dict[str, Any], storage: str) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     work = config["work"]
     resources = work["spec"]["resources"]
-    TorchTrainer(
+    # TorchTrainer's base class: one worker needs no process group, and neither this process nor the controller torch.
+    DataParallelTrainer(
         train,
         train_loop_config=work,
         scaling_config=ScalingConfig(
