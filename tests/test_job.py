@@ -94,19 +94,14 @@ def test_a_trained_run_scores_a_clip_as_it_did_in_its_job(finished):
     assert row["score"] == pytest.approx(known.score, abs=1e-4)
 
 
-def test_the_same_data_is_prepared_once(finished, tmp_path):
-    store, job = finished
-    again = do(store, job_file(tmp_path, train={"epochs": 0}))
-    log = job_log(again.id).read_text()
-    assert "prepared already" in log
-    assert {r.data_digest for r in queries.runs(store)} == {queries.runs(store, job.id)[0].data_digest}
-
-
-def test_zero_shot_trains_nothing_and_is_scored(store, tmp_path):
+def test_zero_shot_on_data_that_is_prepared_already_trains_nothing_and_is_scored(finished, tmp_path):
+    store, before = finished
     job = do(store, job_file(tmp_path, readout={"kind": "gen"}, train={"epochs": 0}))
     (run,) = queries.runs(store, job.id)
     assert (run.state, run.trainable_parameters, run.steps_total) == ("done", 0, 0)
     assert len(queries.predictions(store, run.id, "test")) == 8
+    assert "prepared already" in job_log(job.id).read_text()
+    assert run.data_digest == queries.runs(store, before.id)[0].data_digest
 
 
 def test_a_job_that_asks_for_a_gpu_that_is_not_there_says_so_within_seconds(store, tmp_path):
