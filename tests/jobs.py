@@ -63,6 +63,5 @@ def wait_for(what, timeout_s: float = 120, process: subprocess.Popen | None = No
             break
         time.sleep(0.2)
     words = process.words.read_text()[-4000:] if process is not None else ""
-    raise AssertionError(
-        f"nothing came of {what} ({'process ended' if process and process.poll() is not None else 'time is up'})\n{words}"
-    )
+    why = "the process ended" if process and process.poll() is not None else "time is up"
+    raise AssertionError(f"nothing came of {what}: {why}\n{words}")
