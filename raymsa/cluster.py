@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -43,6 +45,7 @@ def session(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
@@ -53,6 +56,8 @@ def session(address: str | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RaymsaError(f"no Ray session at {address or 'this machine'}: {reason}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which leaves without a word
     try:
         yield
     finally:
@@ -64,7 +69,7 @@ def runs_at_once(cpus: int, gpus: int) -> int:
     import ray
 
     nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
-    fitting = [int(node.gpus // gpus if gpus else node.cpus // cpus) for node in nodes if node.cpus >= cpus]
+    fitting = [int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)) for node in nodes]
     if not sum(fitting):
         most = max(nodes, key=lambda node: (node.gpus, node.cpus))
         raise DoesNotFit(
@@ -75,17 +80,17 @@ def runs_at_once(cpus: int, gpus: int) -> int:
 
 
 class Node(NamedTuple):
-    """What one machine really has."""
+    """What one machine has for runs."""
 
     cpus: float
     gpus: float
 
 
 def _resources(node: dict[str, Any]) -> Node:
-    """The embedded session declares more CPUs than this machine has (SPARE_CPUS); those are not for runs."""
+    """What runs may take. The embedded session declares spare CPUs for Tune and Data; on a cluster's nodes one of the
+    real ones is kept back for them, because a worker that waits for its data for ever says nothing."""
     has = node["Resources"]
-    spare = SPARE_CPUS if EMBEDDED in has else 0
-    return Node(has.get("CPU", 0) - spare, has.get("GPU", 0))
+    return Node(has.get("CPU", 0) - (SPARE_CPUS if EMBEDDED in has else 1), has.get("GPU", 0))
 
 
 def remove_placement_group(group: str) -> None:

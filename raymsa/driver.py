@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
 import signal
@@ -20,16 +21,17 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.cluster import runs_at_once, session
-from raymsa.errors import Cancelled, LeaseLost, RaymsaError
+from raymsa.errors import Cancelled, LeaseLost, NoSession, RaymsaError, StoreError
 from raymsa.home import home
 from raymsa.plan import TASKS, anchored, raw_of, shards_of
 from raymsa.proposals import Listed, Proposals, Proposed, enter
 from raymsa.record import Recorder
 from raymsa.spec import check, runs
-from raymsa.store import Store, queries, records
+from raymsa.store import Store, queries
 from raymsa.store.queries import Task
 
 LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
+LEASE_MARGIN = 0.8  # of a lease without a renewal: time to stop before another driver begins
 POLL_S = 1.0
 
 Say = Callable[[str], None]
@@ -56,21 +58,21 @@ class Driver:
     lease_s: float = LEASE_S
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
+    _ray_is_up: bool = False
 
     def serve(self, done: Callable[[], bool], idle: Callable[[], None] = lambda: None) -> None:
-        """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to do."""
-        with ExitStack() as stack:
-            begun = False
+        """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to do.
+
+        Raises RaymsaError when no Ray session can be had; the task that wanted one is given back.
+        """
+        with ExitStack() as ray:
             while not self._stop.is_set() and not done():
                 task = queue.claim(self.store, self.name, self.lease_s)
                 if task is None:
                     idle()
                     self._stop.wait(POLL_S)
-                    continue
-                if not begun:
-                    self._start_session(stack)
-                    begun = True
-                self.do(task)
+                else:
+                    self.do(task, ray)
 
     def stop(self) -> None:
         """Ask for an end: the task at hand is given back with its place in the queue."""
@@ -81,31 +83,50 @@ class Driver:
         """`stop` was called."""
         return self._stop.is_set()
 
-    def do(self, task: Task) -> None:
-        """Execute one task under its lease and record how it ended."""
+    def do(self, task: Task, ray: ExitStack) -> None:
+        """Execute one task under its lease and record how it ended; the Ray session is put on `ray`."""
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop)
         try:
-            with lease, suppress(Cancelled):
-                self._execute(task, lease, log)
+            with lease:
+                self._start_session(task, ray)
+                if not lease.over():
+                    with suppress(Cancelled):
+                        self._execute(task, lease, log)
             self._end(task, lease, log)
+        except NoSession:
+            raise
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
+        except StoreError as error:  # not the task's fault: it goes on when the store is back
+            log(f"{task.kind} interrupted: {error}")
+            with suppress(RaymsaError):
+                queue.release(self.store, task)
+            raise
         except RaymsaError as error:
             self._fail(task, str(error), log)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
             log.only_in_file(traceback.format_exc())
-            self._fail(task, f"{type(error).__name__}: {error}; see `raymsa logs {task.job_id}`", log)
+            reason = " ".join(str(error).split())[:300]
+            self._fail(task, f"{type(error).__name__}: {reason}; see `raymsa logs {task.job_id}`", log)
 
     def _fail(self, task: Task, error: str, log: Say) -> None:
         log(f"{task.kind} failed: {error}")
         with suppress(LeaseLost):
             queue.fail(self.store, task, error)
 
-    def _start_session(self, stack: ExitStack) -> None:
+    def _start_session(self, task: Task, ray: ExitStack) -> None:
+        if self._ray_is_up:
+            return
         self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
         begun = time.monotonic()
-        stack.enter_context(session(self.address))
+        try:
+            ray.enter_context(session(self.address))
+        except RaymsaError as error:
+            with suppress(LeaseLost):
+                queue.release(self.store, task)
+            raise NoSession(str(error)) from None
+        self._ray_is_up = True
         self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
@@ -136,11 +157,14 @@ class Lease:
     def __init__(self, store: Store, task: Task, lease_s: float, stop: threading.Event) -> None:
         self._store, self._task, self._lease_s, self._stop = store, task, lease_s, stop
         self._done = threading.Event()
+        self._renewed = time.monotonic()
         self.ended: RaymsaError | None = None
         self._thread = threading.Thread(target=self._keep, daemon=True, name="raymsa-lease")
 
     def over(self) -> bool:
-        """Stop was asked for, the task was cancelled, or the lease is lost."""
+        """Stop was asked for, the task was cancelled, or the lease is lost, or as good as lost."""
+        if self.ended is None and time.monotonic() - self._renewed > self._lease_s * LEASE_MARGIN:
+            self.ended = LeaseLost(f"task {self._task.id}: the lease could not be renewed in time")
         return self._stop.is_set() or self.ended is not None
 
     def __enter__(self) -> Lease:
@@ -152,18 +176,15 @@ class Lease:
         self._thread.join()
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
         while not self._done.wait(min(2.0, self._lease_s / 3)):
             try:
                 queue.renew(self._store, self._task, self._lease_s)
-                renewed = time.monotonic()
+                self._renewed = time.monotonic()
             except (Cancelled, LeaseLost) as error:
                 self.ended = error
                 return
-            except RaymsaError as error:  # the store is out of reach for a moment; the lease outlives some of those
-                if time.monotonic() - renewed > self._lease_s:
-                    self.ended = LeaseLost(f"the lease ran out while the store was out of reach: {error}")
-                    return
+            except Exception as error:  # the store is out of reach for a moment, or for longer: `over` sees that
+                logging.getLogger(__name__).warning("the lease was not renewed: %s", error)
 
 
 class JobLog:
@@ -178,8 +199,8 @@ class JobLog:
         self.only_in_file(line)
 
     def only_in_file(self, line: str) -> None:
-        """Keep a line that is too much for the screen."""
-        with self._path.open("a", encoding="utf-8") as file:
+        """Keep a line that is too much for the screen; a full disk must not end what it only tells of."""
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
@@ -223,14 +244,9 @@ def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: st
 
 
 def _close(store: Store, job_id: str, lease: Lease) -> None:
-    """Runs that are not done are cancelled with their task, go back into the queue with it, or have failed."""
+    """A job whose runs are not all done has failed, unless it was stopped: then its runs follow their task."""
     left = [row for row in queries.runs(store, job_id) if row.state != "done"]
-    if isinstance(lease.ended, LeaseLost):
-        return  # they are another driver's now
-    if lease.over():
-        for row in left:
-            records.set_run_state(store, row.id, "cancelled" if lease.ended else "queued")
-    elif left:
+    if left and not lease.over():
         failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
         raise RaymsaError(f"{len(left)} runs failed: {failed}")
 

@@ -9,6 +9,7 @@
     |- Cancelled                exit 103  somebody cancelled it
     |- StoreError               exit 1    the experiment store cannot be used
     |- LeaseLost                exit 1    another driver holds this task now
+    |- NoSession                exit 1    no Ray session can be had
     |- DoesNotFit               exit 1    asks for more than the Ray session has
     |- MediaError               exit 1    one clip's file cannot be decoded
     `- TrainingError            exit 1    a run cannot go on
@@ -55,6 +56,10 @@ class StoreError(RaymsaError):
 
 class LeaseLost(RaymsaError):
     """The task was claimed by another driver, because this one was silent for too long."""
+
+
+class NoSession(RaymsaError):
+    """Ray cannot be started on this machine, or the cluster cannot be reached."""
 
 
 class DoesNotFit(RaymsaError):

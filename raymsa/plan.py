@@ -16,14 +16,25 @@ def anchored(job: Any) -> Any:
     """The job with absolute paths: a driver in another folder must find the same clips and the same model."""
     paths = {name: getattr(job.dataset, name) for name in ("raw", "shards")}
     absolute = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path}
-    model = Path(job.model.path).expanduser()
-    path = str(model.absolute()) if model.exists() and job.model.path != "tiny" else job.model.path
     return job.model_copy(
         update={
             "dataset": job.dataset.model_copy(update=absolute),
-            "model": job.model.model_copy(update={"path": path}),
+            "model": job.model.model_copy(update={"path": _anchored_model(job.model.path)}),
+            "variants": {name: _with_anchored_model(override) for name, override in job.variants.items()},
         }
     )
+
+
+def _anchored_model(path: str) -> str:
+    local = Path(path).expanduser()
+    return str(local.absolute()) if path != "tiny" and local.exists() else path
+
+
+def _with_anchored_model(override: dict[str, Any]) -> dict[str, Any]:
+    model = override.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("path"), str):
+        return override
+    return {**override, "model": {**model, "path": _anchored_model(model["path"])}}
 
 
 def shards_of(dataset: Layout) -> Path:
@@ -86,6 +97,8 @@ def _config(model: ModelSpec) -> Any:
     known = {**GEOMETRY, "tiny": tiny_config}
     if model.path in known:
         return known[model.path]()
-    if not Path(model.path).exists():
+    path = Path(model.path).expanduser()
+    try:
+        return Qwen2_5OmniThinkerConfig.from_pretrained(path if path.exists() else model.path, local_files_only=True)
+    except (OSError, ValueError):
         return f"not known before {model.path} is downloaded"
-    return Qwen2_5OmniThinkerConfig.from_pretrained(model.path)

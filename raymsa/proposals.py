@@ -46,10 +46,10 @@ def work_of(row: queries.RunRow, shards: str) -> Work:
 
 
 class Listed:
-    """The job's runs that are not done, in order."""
+    """The job's runs that are still to be made, in order; a failed one waits for `raymsa retry`."""
 
     def __init__(self, rows: list[queries.RunRow], shards: str) -> None:
-        self._left = iter([work_of(row, shards) for row in rows if row.state != "done"])
+        self._left = iter([work_of(row, shards) for row in rows if row.state not in ("done", "failed")])
 
     def next(self) -> Work | None:
         """The next run."""
@@ -68,7 +68,7 @@ class Proposed:
         self._space = _as_stored(job.spec["search"]["space"], template)
         self._trials: int = job.spec["search"]["trials"]
         rows = queries.runs(store, job.id)
-        self._open = [row for row in rows if row.state != "done"]
+        self._open = [row for row in rows if row.state not in ("done", "failed")]
         self._study = _study(job.spec["search"]["algorithm"], template.seed + len(rows))
         self._asked: dict[str, Any] = {}
         self._made = len(rows)
@@ -102,7 +102,7 @@ class Proposed:
         if asked is None:
             if row.state == "done":
                 self._study.add_trial(_past(row, self._space))
-        elif value is None or math.isnan(value):
+        elif row.state != "done" or value is None or math.isnan(value):
             self._study.tell(asked, state=TrialState.FAIL)
         else:
             self._study.tell(asked, value)

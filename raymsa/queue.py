@@ -25,7 +25,7 @@ from raymsa.errors import Cancelled, LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.queries import Task
 from raymsa.store.records import insert_event
-from raymsa.store.tables import jobs, tasks
+from raymsa.store.tables import jobs, runs, tasks
 
 MAX_ATTEMPTS = 5
 
@@ -175,6 +175,8 @@ def retry(store: Store, job_id: str, who: str, *, now: float | None = None) -> i
         rows = connection.execute(again.values(**fresh, **cleared).returning(tasks)).all()
         if not rows:
             raise UsageError(f"job {job_id} has no failed or cancelled task to retry; it is {_describe(states)}")
+        again_too = update(runs).where(runs.c.job_id == job_id, runs.c.state.in_(("failed", "cancelled")))
+        connection.execute(again_too.values(state="queued", error=None, finished_at=None))
         _tell(connection, rows, "retry", who, at)
     return len(rows)
 
@@ -271,5 +273,9 @@ def _must_exist(connection: Connection, job_id: str) -> None:
 
 
 def _tell(connection: Connection, rows: Iterable[Row[Any]], detail: str, who: str, at: float) -> None:
+    """The event of a change, and the same change for runs that the task had not finished."""
     for row in rows:
+        if row.state in ("queued", "cancelled", "failed"):
+            unfinished = runs.c.state.in_(("queued", "running"))
+            connection.execute(update(runs).where(runs.c.task_id == row.id, unfinished).values(state=row.state))
         insert_event(connection, row.state, job_id=row.job_id, task_id=row.id, detail=detail, who=who, at=at)

@@ -12,7 +12,6 @@ from raymsa.store import Store, queries, records
 from raymsa.training.predictions import read_predictions
 
 FACTS = ("trainable_parameters", "steps_total")  # known when a run begins
-ENDINGS = ("peak_memory_bytes", "best_epoch")  # known when it ends
 
 
 class Recorder:
@@ -24,10 +23,11 @@ class Recorder:
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """Record one report of a run; which keys it has says what happened (see training/run.py)."""
-        spec = queries.run(self._store, run_id).spec
-        seconds = values["seconds"]
-        held = max(spec["resources"]["gpus"], 1) if spec["resources"]["gpus"] else spec["resources"]["cpus"]
-        records.add_cost(self._store, run_id, seconds, seconds * held)
+        run = queries.run(self._store, run_id)
+        seconds, resources = values["seconds"], run.spec["resources"]
+        records.add_cost(self._store, run_id, seconds, seconds * (resources["gpus"] or resources["cpus"]))
+        if values.get("memory_bytes", 0) > (run.peak_memory_bytes or 0):  # over all attempts, not the last alone
+            records.update_run(self._store, run_id, peak_memory_bytes=values["memory_bytes"])
         if "steps_total" in values:
             self._begin(run_id, values)
         for step in values.get("steps") or ():
@@ -39,7 +39,7 @@ class Recorder:
         if values.get("error"):
             self._fail(run_id, values["error"])
         if values.get("finished"):
-            self._finish(run_id, values)
+            self._finish(run, values)
 
     def ended(self, run_id: str, error: str | None) -> None:
         """A run's trial is over; an error counts unless the run has said itself how it ended."""
@@ -56,12 +56,12 @@ class Recorder:
         where = f"goes on at step {values['resumed_at']}" if values["resumed_at"] else "starts"
         self._say(f"{name_of(run_id)}  {where}; {values['trainable_parameters']:,} trainable parameters")
 
-    def _finish(self, run_id: str, values: dict[str, Any]) -> None:
+    def _finish(self, run: queries.RunRow, values: dict[str, Any]) -> None:
+        run_id, profile = run.id, run.spec["dataset"]["metrics"]  # the job's, whoever prepared the clips first
         rows = read_predictions(run_dir(run_id))
-        finals = {
-            split: self._metrics([r for r in rows if r["split"] == split]) for split in {r["split"] for r in rows}
-        }
-        facts = {key: values[key] for key in ENDINGS}
+        splits = {row["split"] for row in rows}
+        finals = {split: self._metrics(profile, [r for r in rows if r["split"] == split]) for split in splits}
+        facts = {"best_epoch": values["best_epoch"]}
         if "valid" in finals:
             facts["valid_mae"] = finals["valid"]["mae"]
         path = str(run_dir(run_id))
@@ -70,8 +70,7 @@ class Recorder:
         shown = ", ".join(f"{split} MAE {finals[split]['mae']:.4f}" for split in finals)
         self._say(f"{name_of(run_id)}  done: {shown}")
 
-    def _metrics(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        profile = self._manifest.settings["metrics"]
+    def _metrics(self, profile: str, rows: list[dict[str, Any]]) -> dict[str, float]:
         score, label = [r["score"] for r in rows], [r["label"] for r in rows]
         assert self._manifest.labels is not None
         floor = constant_scores(profile, self._manifest.labels.median, label)

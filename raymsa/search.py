@@ -33,18 +33,27 @@ def run_all(proposals: Proposals, listener: Listener, stop: Callable[[], bool], 
     """Train every proposed run, at most `at_once` at a time, until all are over or `stop` says so."""
     storage.mkdir(parents=True, exist_ok=True)
     follow = Follow(listener)
-    tune.Tuner(
+
+    def over() -> bool:
+        return follow.trouble is not None or stop()
+
+    tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, storage=str(storage)), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             storage_path=str(storage),
             callbacks=[follow],
-            stop=WhenAsked(stop),
+            stop=WhenAsked(over),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
         ),
-    ).fit()
-    follow.reap_all()
+    )
+    try:
+        tuner.fit()
+    finally:
+        follow.reap_all()
+    if follow.trouble is not None:
+        raise follow.trouble
 
 
 class _Live:
@@ -92,13 +101,14 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._groups: dict[str, str] = {}
+        self.trouble: Exception | None = None  # of the listener; Tune would make a page of text of it
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A report of a run."""
         if group := result.get("placement_group"):
             self._groups[trial.trial_id] = group
         if "run_id" in result:
-            self._listener.report(result["run_id"], result)
+            self._tell(lambda: self._listener.report(result["run_id"], result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended by itself, or was stopped."""
@@ -119,7 +129,15 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
 
     def _over(self, trial: Any, error: str | None) -> None:
         self._reap(trial)
-        self._listener.ended(trial.config["work"]["run_id"], error)
+        self._tell(lambda: self._listener.ended(trial.config["work"]["run_id"], error))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """The first trouble ends the experiment; what comes after it is not recorded, and made again later."""
+        if self.trouble is None:
+            try:
+                call()
+            except Exception as error:
+                self.trouble = error
 
     def _reap(self, trial: Any) -> None:
         if group := self._groups.pop(trial.trial_id, None):

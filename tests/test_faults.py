@@ -79,24 +79,38 @@ def test_a_killed_training_worker_goes_on_from_its_last_checkpoint(tmp_path):
     check_whole(home)
 
 
-@pytest.mark.timeout(400)
-def test_a_killed_drivers_job_is_taken_over_and_goes_on_from_its_last_checkpoint(tmp_path):
+@pytest.mark.timeout(500)
+def test_a_job_survives_ctrl_c_and_then_a_killed_driver(tmp_path):
     home = tmp_path / "home"
-    process = start_raymsa(home, "submit", str(job_file(tmp_path, train=TRAIN)), "--lease-s", "6")
+    first = start_raymsa(home, "submit", str(job_file(tmp_path, train=TRAIN)), "--lease-s", "6")
     try:
-        wait_for(lambda: resume_point(home), 200, process)
+        wait_for(lambda: resume_point(home), 200, first)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 130, first.words.read_text()
     finally:
-        process.kill()
-    process.wait(10)
-    (old,) = worker_pids(home)
+        first.kill()
+    assert "keeps its place" in first.words.read_text()
+    assert [t.state for t in queries.tasks(store_of(home))] == ["done", "queued"]
+    assert only_run(home).state == "queued"
+
+    second = start_raymsa(home, "work", "--lease-s", "6")
+    try:
+        wait_for(lambda: "goes on at step" in log_of(home) and log_of(home).count("resume point") > 1, 200, second)
+    finally:
+        second.kill()
+    second.wait(10)
+    old = worker_pids(home)[-1]
     wait_for(lambda: not Path(f"/proc/{old}").exists(), 60)  # its Ray session dies with it, nothing is left behind
 
-    second = raymsa(home, "work", "--until-empty", "--lease-s", "6", timeout_s=300)
-    assert second.returncode == 0, second.stderr
-    assert "goes on at step" in (run_folder(home) / "log.txt").read_text()
+    third = raymsa(home, "work", "--until-empty", "--lease-s", "6", timeout_s=300)
+    assert third.returncode == 0, third.stderr
+    assert log_of(home).count("goes on at step") == 2
     check_whole(home)
-    (job,) = queries.jobs(store_of(home))
-    assert any("silent for longer than its lease" in e.detail for e in queries.events(store_of(home), job.id))
+    assert any("silent for longer than its lease" in e.detail for e in queries.events(store_of(home)))
+
+
+def log_of(home: Path) -> str:
+    return (run_folder(home) / "log.txt").read_text()
 
 
 def checkpoint_step(folder: Path) -> int:

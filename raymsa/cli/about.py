@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from raymsa.cli.base import json_option, main, print_json
-from raymsa.cli.show import _console
+from raymsa.cli.show import console
 from raymsa.errors import RaymsaError
 
 
@@ -23,7 +23,7 @@ def kinds_command(as_json: bool) -> None:
     for row in rows:
         default = "(required)" if row.required else "" if row.default is None else str(row.default)
         table.add_row(row.field, row.kind, row.type, default, row.description)
-    _console().print(table, markup=False)
+    console().print(table, markup=False)
 
 
 @main.command("doctor", short_help="Is this machine fit?")
@@ -40,6 +40,6 @@ def doctor_command(as_json: bool) -> None:
         for check in found:
             mark = {True: "ok", None: "note", False: "FAIL"}[check.ok]
             table.add_row(check.name, mark, check.found, check.advice)
-        _console().print(table, markup=False)
+        console().print(table, markup=False)
     if any(check.ok is False for check in found):
         raise RaymsaError("this machine is not fit yet: see the lines marked FAIL")

@@ -40,7 +40,7 @@ def list_command(url: str | None, as_json: bool) -> None:
         runs = f"{row['runs'].get('done', 0)}/{row['planned']}"
         when = f"{ago(time.time() - row['created_at'])} ago"
         table.add_row(row["id"], row["name"], row["state"], runs, when, row["submitted_by"])
-    _console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
+    console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
 
 
 @main.command("status", short_help="What a job does now.")
@@ -56,15 +56,15 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
         about = {"job": _summary(store, found), "tasks": [asdict(t) for t in tasks], "runs": [asdict(r) for r in runs]}
         print_json({**about, "events": [asdict(e) for e in queries.events(store, found.id)]})
         return
-    console = _console()
-    console.print(f"job {found.id} ({found.name}): {queue.job_state(tasks)}, submitted by {found.submitted_by}")
-    console.print(_task_table(tasks))
+    screen = console()
+    screen.print(f"job {found.id} ({found.name}): {queue.job_state(tasks)}, submitted by {found.submitted_by}")
+    screen.print(_task_table(tasks))
     if runs:
-        console.print(_run_table(runs))
+        screen.print(_run_table(runs))
     for failed in (r for r in runs if r.state == "failed"):
-        console.print(f"{failed.id} failed: {failed.error}", markup=False)
+        screen.print(f"{failed.id} failed: {failed.error}", markup=False)
         for line in _tail(run_dir(failed.id) / "log.txt"):
-            console.print(f"  {line}", markup=False, highlight=False)
+            screen.print(f"  {line}", markup=False, highlight=False)
 
 
 @main.command("logs", short_help="What a job or run wrote.")
@@ -118,12 +118,13 @@ def show_results(store: Store, job_id: str, as_json: bool) -> None:
     if as_json:
         print_json(plain(found))
     else:
-        render(found, _console())
+        render(found, console(markup=True))
 
 
-def _console() -> Console:
+def console(markup: bool = False) -> Console:
+    """Where tables are printed; without markup, because an error text may hold brackets."""
     # A pipe has no width: 80 columns would fold every table.
-    return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False)
+    return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup)
 
 
 def _summary(store: Store, job: queries.Job) -> dict[str, Any]:

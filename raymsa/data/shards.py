@@ -6,7 +6,7 @@ The order is a pure function of (shards, seed, epoch): whole row groups are shuf
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +41,13 @@ def shuffled(groups: list[RowGroup], seed: int, epoch: int) -> list[RowGroup]:
     return [groups[i] for i in np.random.default_rng([seed, epoch]).permutation(len(groups))]
 
 
-def read(groups: Iterable[RowGroup]) -> Iterator[Clip]:
+def read(groups: Iterable[RowGroup]) -> Generator[Clip, None, None]:
     """Clips of the groups, in order, in this process."""
     for group in groups:
         yield from clips_of(_table(group))
 
 
-def stream(groups: list[RowGroup]) -> Iterator[Clip]:
+def stream(groups: list[RowGroup]) -> Generator[Clip, None, None]:
     """Clips of the groups, in order, read ahead by Ray Data: one execution for the whole list."""
     import ray.data
 

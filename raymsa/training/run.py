@@ -6,8 +6,9 @@ The run folder holds log.txt, the checkpoints, and at the end predictions.parque
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from raymsa.data.ahead import ahead
 from raymsa.data.collate import Collate, steps, windows
 from raymsa.data.manifest import Manifest, scale
 from raymsa.data.shards import RowGroup, row_groups, shuffled
+from raymsa.errors import DataError, OutOfMemory
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
@@ -30,7 +32,7 @@ from raymsa.training.student import Student
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
 
 Report = Callable[[dict[str, Any]], None]
-Stream = Callable[[list[RowGroup]], Iterator[Clip]]
+Stream = Callable[[list[RowGroup]], Generator[Clip, None, None]]
 
 
 class Work(NamedTuple):
@@ -55,16 +57,21 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     student = build(work.spec, scale(work.manifest), device, last)
     collate = collate_for(student, work.spec)
     position = checkpoint.position_of(last) if last else Position()
-    feed = _feed(work, student, collate, stream, position)
-    watch = _Watch(work.folder, student, report)
+    watch = _Watch(work.folder, student, report, position)
+    feed, clips = _feed(work, student, collate, stream, position)
     total = feed.steps_per_epoch * work.spec.train.epochs
     report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
     watch.log(f"{'goes on' if last else 'starts'} at step {position.step}; loaded in {time.monotonic() - begun:.1f} s")
     position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
+    clips.close()  # an early stop leaves clips unread, and their readers at work
     best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
     checkpoint.load_weights(best, student)
-    _score(work, student, collate, stream, watch)
-    report({"peak_memory_bytes": memory_bytes(device), "best_epoch": position.best_epoch, "finished": True})
+    try:
+        _score(work, student, collate, stream, watch)
+    except torch.OutOfMemoryError as error:
+        advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
+        raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
+    report({"memory_bytes": memory_bytes(device), "best_epoch": position.best_epoch, "finished": True})
 
 
 def build(spec: Any, scale: Scale, device: torch.device, saved: Path | None) -> Student:
@@ -87,11 +94,16 @@ def collate_for(student: Student, spec: Any) -> Collate:
     return Collate(encoder, student.readout)
 
 
-def _feed(work: Work, student: Student, collate: Collate, stream: Stream, position: Position) -> Feed:
-    """One stream for the rest of the run: for every epoch the shuffled train clips, then the valid clips."""
+def _feed(
+    work: Work, student: Student, collate: Collate, stream: Stream, position: Position
+) -> tuple[Feed, Generator[Clip, None, None]]:
+    """One stream for the rest of the training: for every epoch the shuffled train clips, then the valid clips."""
     train, seed = work.spec.train, work.spec.seeds[0]
     groups = {split: _groups(work, split) for split in ("train", "valid")}
     count = {split: sum(g.rows for g in groups[split]) for split in groups}
+    if train.epochs and not all(count.values()):
+        empty = [split for split in count if not count[split]]
+        raise DataError(f"{work.shards}: no {' and no '.join(empty)} clips; training needs both train and valid")
     epochs = range(position.epoch, train.epochs)
     plan = [group for epoch in epochs for group in (*shuffled(groups["train"], seed, epoch), *groups["valid"])]
     clips = stream(plan)
@@ -102,7 +114,7 @@ def _feed(work: Work, student: Student, collate: Collate, stream: Stream, positi
     def valid_mae() -> float:
         return mean_absolute_error(score(student, collate, islice(clips, count["valid"]), train.batch_tokens))
 
-    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_mae)
+    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_mae), clips
 
 
 def _steps(clips: Iterator[Clip], collate: Collate, spec: Any, epoch: int, skip: int) -> Iterator[list[Batch]]:
@@ -131,9 +143,12 @@ def _groups(work: Work, split: str) -> list[RowGroup]:
 
 def _score(work: Work, student: Student, collate: Collate, stream: Stream, watch: _Watch) -> None:
     rows: list[dict[str, Any]] = []
-    for split in work.spec.evaluate.splits:
+    groups = {split: _groups(work, split) for split in work.spec.evaluate.splits}
+    clips = stream([group for split in groups for group in groups[split]])
+    for split in groups:
         begun = time.monotonic()
-        found = list(score(student, collate, stream(_groups(work, split)), work.spec.train.batch_tokens))
+        mine = islice(clips, sum(group.rows for group in groups[split]))
+        found = list(score(student, collate, mine, work.spec.train.batch_tokens))
         took = time.monotonic() - begun
         rows += [p.row(split) for p in found]
         watch.log(f"scored {split}: {len(found)} clips in {duration(took)}, MAE {mean_absolute_error(found):.4f}")
@@ -143,9 +158,13 @@ def _score(work: Work, student: Student, collate: Collate, stream: Stream, watch
 class _Watch:
     """The loop's listener: log lines, reports, checkpoints."""
 
-    def __init__(self, folder: Path, student: Student, report: Report) -> None:
+    def __init__(self, folder: Path, student: Student, report: Report, start: Position) -> None:
         self._folder, self._student, self._report = folder, student, report
-        self._pending: list[dict[str, Any]] = []
+        self._device = student.thinker.device
+        self._file = folder / "steps.jsonl"
+        # What was done before the checkpoint is told again: the report of it may have died with the worker.
+        self._pending = [entry for entry in self._kept() if entry["step"] <= start.step]
+        self._file.write_text("".join(json.dumps(entry) + "\n" for entry in self._pending))
         self._told = time.monotonic()
 
     def log(self, line: str) -> None:
@@ -155,16 +174,15 @@ class _Watch:
     def step(self, progress: Progress) -> None:
         p = progress.position
         values = {k: getattr(progress, k) for k in ("loss", "grad_norm", "clips_per_s", "tokens_per_s", "data_wait")}
-        self._pending.append({"step": p.step, "epoch": p.epoch + 1, "values": values})
+        self._keep({"step": p.step, "epoch": p.epoch + 1, "values": values})
         if time.monotonic() - self._told >= REPORT_EVERY_S or p.step == progress.steps:
             self._tell(progress.line())
 
     def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_mae: float, best: bool) -> None:
+        self._keep({"step": position.step, "epoch": position.epoch, "values": {"valid_mae": valid_mae}})
         if best:
             checkpoint.save(self._folder, "best", self._student, position, None)
         checkpoint.save(self._folder, "last", self._student, position, optimizer)
-        values = {"valid_mae": valid_mae}
-        self._pending.append({"step": position.step, "epoch": position.epoch, "values": values})
         line = f"epoch {position.epoch} done: valid MAE {valid_mae:.4f}"
         line += " (best so far)" if best else f" (best {position.best_valid_mae:.4f}, epoch {position.best_epoch})"
         best_so_far = {"best_epoch": position.best_epoch, "best_valid_mae": position.best_valid_mae}
@@ -174,7 +192,17 @@ class _Watch:
         checkpoint.save(self._folder, "last", self._student, position, optimizer)
         self.log(f"resume point at step {position.step}")
 
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self._pending.append(entry)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Entries on file; the last line may be half of one."""
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}}")]
+
     def _tell(self, line: str, **more: Any) -> None:
         self.log(line)
-        self._report({"steps": self._pending, "line": line, **more})
+        self._report({"steps": self._pending, "line": line, "memory_bytes": memory_bytes(self._device), **more})
         self._pending, self._told = [], time.monotonic()

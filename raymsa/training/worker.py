@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,26 @@ CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
 
 def trial(config: dict[str, Any], storage: str) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
+    from ray import tune
+    from ray.train import TrainingFailedError
+
+    work = config["work"]
+    try:
+        _trainer(work, storage).fit()
+    except TrainingFailedError as error:  # raised, it would make Tune start the whole trial again
+        reason = " ".join(str(error).split())[:300]
+        say = f"the training worker died {WORKER_DEATHS + 1} times: {reason}"
+        tune.report({"run_id": work["run_id"], "error": say, "seconds": 0.0})
+
+
+def _trainer(work: dict[str, Any], storage: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    work = config["work"]
     resources = work["spec"]["resources"]
     # TorchTrainer's base class: one worker needs no process group, and neither this process nor the controller torch.
-    DataParallelTrainer(
+    return DataParallelTrainer(
         train,
         train_loop_config=work,
         scaling_config=ScalingConfig(
@@ -41,7 +54,7 @@ def trial(config: dict[str, Any], storage: str) -> None:
             failure_config=FailureConfig(max_failures=WORKER_DEATHS, controller_failure_limit=CONTROLLER_DEATHS),
             callbacks=[TuneReportCallback()],
         ),
-    ).fit()
+    )
 
 
 def train(work: dict[str, Any]) -> None:
@@ -61,6 +74,7 @@ def train(work: dict[str, Any]) -> None:
         about = {"run_id": work["run_id"], "placement_group": group.id.hex() if group else None}
         ray.train.report({**values, **about, "seconds": cost.since_last()})
 
+    report({})  # at once, so that the driver knows the placement group before the model is loaded
     try:
         torch.set_num_threads(work["spec"]["resources"]["cpus"])
         _execute(work, torch.device("cuda" if work["spec"]["resources"]["gpus"] else "cpu"), report)
@@ -91,7 +105,7 @@ def _be_quiet() -> None:
 
 
 def _log(work: dict[str, Any], line: str) -> None:
-    with (Path(work["folder"]) / "log.txt").open("a", encoding="utf-8") as file:
+    with suppress(OSError), (Path(work["folder"]) / "log.txt").open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
