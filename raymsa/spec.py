@@ -27,8 +27,8 @@ from raymsa.readouts.base import Readout
 from raymsa.yamlfile import read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LAYOUTS = kinds("raymsa.datasets", Layout)
-READOUTS = kinds("raymsa.readouts", Readout)
+LAYOUTS = kinds("raymsa.datasets", Layout)  # type: ignore[type-abstract]
+READOUTS = kinds("raymsa.readouts", Readout)  # type: ignore[type-abstract]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of jobs and variants: they become parts of file names
 SECTION_FILES = ("dataset", "model", "readout")  # sections that may be the path of a file
 OF_THE_JOB = {  # what all runs of a job share, and what to do instead

@@ -1,6 +1,7 @@
 """What every dataset config says, the one method a layout has to bring, and the rules every row is held to."""
 
 import math
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -64,12 +65,12 @@ class Layout(Spec):
     def make(self, raw: Path) -> None:
         """Called by `prepare` before anything is read: a layout that makes its own clips does it here, once."""
 
+    @abstractmethod
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of the label file, in file order: a clip, or the reason why it is none.
 
         Raises DataError when the folder or the label file as a whole is unusable.
         """
-        raise NotImplementedError  # each layout's own
 
     def checked(self, rows: Iterator[Row | Reject]) -> Iterator[RawClip | Reject]:
         """Each row as a clip, or the first rule that it breaks; a row that is a Reject already passes through."""

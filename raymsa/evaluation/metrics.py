@@ -19,7 +19,6 @@ Scores = NDArray[np.float32]
 Metric = Callable[[Scores, Scores], float]
 
 PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}}
-BETTER_LOW = frozenset({"mae"})
 
 # Right-closed bins of CH-SIMS: a score on an edge belongs to the bin below it, so 0 is negative there.
 SIMS_EDGES = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}

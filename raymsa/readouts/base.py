@@ -8,6 +8,7 @@ Axes: B clips, T tokens, D width of the Thinker, V vocabulary.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -80,13 +81,13 @@ class Readout(Spec):
         """Hook inside the Thinker: install blocks between its layers for the length of one pass."""
         return nullcontext()
 
+    @abstractmethod
     def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> Tensor:
         """Hook after the Thinker, training: one loss per clip."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> list[Reading]:
         """Hook after the Thinker, evaluation: one reading per clip."""
-        raise NotImplementedError
 
     def run(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> tuple[Tensor, Embedded]:
         """One pass with the hooks in place: hidden states and the sequence they belong to."""

@@ -291,7 +291,8 @@ def _heading(name: str) -> str:
 def _spread_text(name: str, spread: Spread | None) -> str:
     if spread is None:
         return "-"
-    return f"{_number(name, spread.mean)} ± {_number(name, spread.sd)}"
+    sd = "" if spread.sd is None else f" ± {_number(name, spread.sd)}"
+    return _number(name, spread.mean) + sd
 
 
 def _number(name: str, value: float | None) -> str:
