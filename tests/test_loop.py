@@ -278,7 +278,7 @@ def test_the_checkpoint_that_is_kept_is_the_one_that_was_best_on_valid(tmp_path)
             super().epoch(position, optimizer, valid_mae, best)
             kept.append({name: value.clone() for name, value in student.head.state_dict().items()})
 
-    watch = Keeper(tmp_path, student, lambda report: None)
+    watch = Keeper(tmp_path, student, lambda report: None, Position())
     train = TrainSpec(epochs=5, patience=2, checkpointing=False)
     fit_words(student, train, valid=[1.0, 0.8, 0.9, 0.85], watch=watch)
     best = checkpoint.find(tmp_path, "best")
