@@ -13,7 +13,7 @@ from raymsa.training import checkpoint
 from tests.jobs import job_file, raymsa, start_raymsa, wait_for
 
 # Long enough to be killed in the middle; every epoch ends in a checkpoint.
-TRAIN = {"epochs": 10, "batch_clips": 4, "lora_lr": 2e-3, "checkpointing": False, "patience": 10}
+TRAIN = {"epochs": 16, "batch_clips": 4, "lora_lr": 2e-3, "checkpointing": False, "patience": 16}
 
 
 def store_of(home: Path) -> Store:
