@@ -5,9 +5,10 @@ Axes: F frames, H height, W width, C colour channels (RGB), S audio samples at 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,23 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_RATE = 16_000  # Hz; what the Thinker's audio tower was trained on
+CONTEXT_MOST = 16  # previous clips whose words are kept with a clip
+
+# Qwen2.5-Omni's geometry, the same in its 3B and 7B: what a clip costs in tokens is known before any model is loaded.
+MERGED_PATCH = 28  # pixels: 14-pixel patches, merged 2 x 2 into one token
+FRAMES_PER_TOKEN = 2
+SAMPLES_PER_MEL_FRAME = 160
+LEAST_SAMPLES = SAMPLE_RATE // 10  # shorter sound is filled up with silence: the tower needs 3 mel frames or more
 
 
 @dataclass(frozen=True)
 class RawClip:
-    """One row of a dataset's label file. `media` is relative to the raw folder; None for a text-only row."""
+    """One row of a dataset's label file. `media` is relative to the raw folder; None for a text-only row.
+
+    `label` is the task's (a score, or a class counted from 0); `targets` has every label of the row as it is written.
+    `order` is the clip's place in its video or dialogue. `previous` are the words of up to CONTEXT_MOST clips before
+    it, oldest first: of the same video and the same split.
+    """
 
     id: str
     video_id: str
@@ -29,6 +42,9 @@ class RawClip:
     label: float
     split: str
     media: Path | None
+    order: float = 0.0
+    targets: Mapping[str, str] = field(default_factory=dict)
+    previous: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ class Clip:
     """One prepared clip: decoded, resized, resampled; what a shard row holds.
 
     frames_FHWC uint8 (None without picture), audio_S int16 (None without sound), seconds is the length of the medium.
+    `label`, `targets` and `previous` as in RawClip.
     """
 
     id: str
@@ -55,6 +72,33 @@ class Clip:
     seconds: float = 0.0
     frames_FHWC: np.ndarray | None = None
     audio_S: np.ndarray | None = None
+    targets: Mapping[str, str] = field(default_factory=dict)
+    previous: tuple[str, ...] = ()
+
+    @property
+    def audio_tokens(self) -> int:
+        """Places that the sound takes in the sequence."""
+        return 0 if self.audio_S is None else audio_tokens(len(self.audio_S))
+
+    @property
+    def video_tokens(self) -> int:
+        """Places that the picture takes in the sequence."""
+        return 0 if self.frames_FHWC is None else video_tokens(*self.frames_FHWC.shape[:3])
+
+
+def mel_frames(samples: int) -> int:
+    """Frames of the mel spectrogram, one every 10 ms."""
+    return -(-max(samples, LEAST_SAMPLES) // SAMPLES_PER_MEL_FRAME)
+
+
+def audio_tokens(samples: int) -> int:
+    """Tokens of a sound: mel frames through two halvings (convolution with stride 2, pooling by 2)."""
+    return ((mel_frames(samples) - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def video_tokens(frames: int, height: int, width: int) -> int:
+    """Tokens of a picture whose sides are multiples of MERGED_PATCH."""
+    return -(-frames // FRAMES_PER_TOKEN) * (height // MERGED_PATCH) * (width // MERGED_PATCH)
 
 
 SHARD_SCHEMA = pa.schema(
@@ -69,6 +113,10 @@ SHARD_SCHEMA = pa.schema(
         pa.field("frames_shape", pa.list_(pa.int32())),  # [F, H, W, 3]
         pa.field("audio", pa.large_binary()),  # int16 little-endian, 16 kHz mono
         pa.field("audio_samples", pa.int32()),
+        pa.field("audio_tokens", pa.int32(), nullable=False),
+        pa.field("video_tokens", pa.int32(), nullable=False),
+        pa.field("targets", pa.map_(pa.string(), pa.string())),  # every label of the row, as the label file has it
+        pa.field("previous", pa.list_(pa.string())),  # words of the clips before it, oldest first
     ]
 )
 
@@ -87,6 +135,10 @@ def to_row(clip: Clip) -> dict[str, Any]:
         "frames_shape": None if frames is None else list(frames.shape),
         "audio": None if audio is None else audio.astype("<i2").tobytes(),
         "audio_samples": None if audio is None else len(audio),
+        "audio_tokens": clip.audio_tokens,
+        "video_tokens": clip.video_tokens,
+        "targets": list(clip.targets.items()),
+        "previous": list(clip.previous),
     }
 
 
@@ -102,17 +154,9 @@ def from_row(row: dict[str, Any]) -> Clip:
         seconds=row["seconds"],
         frames_FHWC=None if frames is None else np.frombuffer(frames, np.uint8).reshape(row["frames_shape"]),
         audio_S=None if audio is None else np.frombuffer(audio, "<i2"),
+        targets=dict(row["targets"]),
+        previous=tuple(row["previous"]),
     )
-
-
-class Scale(NamedTuple):
-    """What a score means: its range, and the mean, sd and median of the training labels."""
-
-    low: float
-    high: float
-    mean: float
-    sd: float
-    median: float
 
 
 @dataclass

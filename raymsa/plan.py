@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from raymsa.data.manifest import shaping
 from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
-from raymsa.spec import ModelSpec, Run, digest, runs
+from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
 
 TASKS = ("prepare", "train")  # of every job, in this order
 
@@ -52,7 +53,7 @@ def raw_of(dataset: Layout) -> Path:
 def _name(dataset: Layout) -> str:
     """The same for the same clips: how they are judged later (published counts, metric rules) is no part of it."""
     raw = str(Path(dataset.raw).expanduser().absolute()) if dataset.raw else None
-    return f"{dataset.name}-{digest(dataset.model_copy(update={'raw': raw, 'published': {}, 'metrics': 'mosi'}))}"
+    return f"{dataset.name}-{digest_of_plain({**shaping(dataset.model_dump(mode='json')), 'raw': raw})}"
 
 
 def run_id(job_id: str, run: Run) -> str:

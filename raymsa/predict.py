@@ -32,7 +32,7 @@ def predict(store: Store, run_prefix: str, paths: list[str], texts: list[str]) -
     spec = JobSpec.model_validate(run.spec)
     clips = [_clip(path, text, spec) for path, text in zip(paths, _each(texts, len(paths)), strict=True)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = build(spec, checkpoint.scale_of(best), device, best)
+    student = build(spec, checkpoint.target_of(best), device, best)
     found = score(student, collate_for(student, spec), clips, spec.train.batch_tokens)
     return [{"clip": path, **p.reading._asdict()} for path, p in zip(paths, found, strict=True)]
 

@@ -93,11 +93,11 @@ class Proposed:
         return None
 
     def over(self, run_id: str) -> None:
-        """Tell Optuna the run's best valid MAE; a run without one has failed, because NaN would stay open for ever."""
+        """Tell Optuna the run's best error on valid; one without has failed: NaN would stay open for ever."""
         from optuna.trial import TrialState
 
         row = queries.run(self._store, run_id)
-        value = row.valid_mae
+        value = row.valid_error
         asked = self._asked.pop(run_id, None)
         if asked is None:
             if row.state == "done":
@@ -150,9 +150,9 @@ def _past(row: queries.RunRow, space: dict[str, dict[str, Any]]) -> Any:
         field: space[field]["choice"].index(value) if "choice" in space[field] else value
         for field, value in found.items()
     }
-    if row.valid_mae is None:
+    if row.valid_error is None:
         return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, params=params, distributions=distributions)
-    return optuna.trial.create_trial(params=params, distributions=distributions, value=row.valid_mae)
+    return optuna.trial.create_trial(params=params, distributions=distributions, value=row.valid_error)
 
 
 def _distribution(choice: dict[str, Any]) -> Any:

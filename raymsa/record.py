@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raymsa.data.manifest import Manifest
-from raymsa.evaluation.metrics import constant_scores, regression
+from raymsa.data.manifest import Manifest, target
+from raymsa.evaluation.metrics import CRITERIA, constant_scores, measure
 from raymsa.home import run_dir
 from raymsa.store import Store, queries, records
+from raymsa.target import Target, task_of
 from raymsa.training.predictions import read_predictions
 
 FACTS = ("trainable_parameters", "steps_total")  # known when a run begins
@@ -32,8 +33,10 @@ class Recorder:
             self._begin(run_id, values)
         for step in values.get("steps") or ():
             records.record_steps(self._store, run_id, step["step"], step["epoch"], step["values"])
-        if "valid_mae" in values:
-            records.update_run(self._store, run_id, best_epoch=values["best_epoch"], valid_mae=values["best_valid_mae"])
+        if "valid_error" in values:
+            records.update_run(
+                self._store, run_id, best_epoch=values["best_epoch"], valid_error=values["best_valid_error"]
+            )
         if values.get("line"):
             self._say(f"{name_of(run_id)}  {values['line']}")
         if values.get("error"):
@@ -57,32 +60,33 @@ class Recorder:
         self._say(f"{name_of(run_id)}  {where}; {values['trainable_parameters']:,} trainable parameters")
 
     def _finish(self, run: queries.RunRow, values: dict[str, Any]) -> None:
-        run_id, profile = run.id, run.spec["dataset"]["metrics"]  # the job's, whoever prepared the clips first
+        run_id = run.id
+        aim = target(self._manifest, task_of(run.spec))  # the job's, whoever prepared first
         rows = read_predictions(run_dir(run_id))
         splits = {row["split"] for row in rows}
-        finals = {split: self._metrics(profile, [r for r in rows if r["split"] == split]) for split in splits}
-        facts = {"best_epoch": values["best_epoch"]}
+        finals = {split: _metrics(aim, [r for r in rows if r["split"] == split]) for split in splits}
+        facts, rule = {"best_epoch": values["best_epoch"]}, CRITERIA[aim.profile]
         if "valid" in finals:
-            facts["valid_mae"] = finals["valid"]["mae"]
+            facts["valid_error"] = rule.turned(finals["valid"][rule.metric])
         path = str(run_dir(run_id))
         records.finish_run(self._store, run_id, facts, finals, rows, [{"name": "folder", "path": path}])
         self._over.add(run_id)
-        shown = ", ".join(f"{split} MAE {finals[split]['mae']:.4f}" for split in finals)
+        shown = ", ".join(f"{split} {rule.words} {finals[split][rule.metric]:.4f}" for split in finals)
         self._say(f"{name_of(run_id)}  done: {shown}")
-
-    def _metrics(self, profile: str, rows: list[dict[str, Any]]) -> dict[str, float]:
-        score, label = [r["score"] for r in rows], [r["label"] for r in rows]
-        assert self._manifest.labels is not None
-        floor = constant_scores(profile, self._manifest.labels.median, label)
-        shares = {"out_of_range": _share(rows, "in_range")}
-        if any(r["text"] is not None for r in rows):
-            shares["unparsable"] = _share(rows, "parsed")
-        return {**regression(profile, score, label), **{f"constant_{k}": v for k, v in floor.items()}, **shares}
 
 
 def name_of(run_id: str) -> str:
     """A run's id without its job's: how its lines are told apart on screen."""
     return run_id.split("-", 1)[1]
+
+
+def _metrics(aim: Target, rows: list[dict[str, Any]]) -> dict[str, float]:
+    score, label = [r["score"] for r in rows], [r["label"] for r in rows]
+    floor = constant_scores(aim.profile, aim.constant, label)
+    shares = {"out_of_range": _share(rows, "in_range")}
+    if any(r["text"] is not None for r in rows):
+        shares["unparsable"] = _share(rows, "parsed")
+    return {**measure(aim.profile, score, label), **{f"constant_{k}": v for k, v in floor.items()}, **shares}
 
 
 def _share(rows: list[dict[str, Any]], flag: str) -> float:

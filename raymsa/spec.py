@@ -24,6 +24,7 @@ from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
 from raymsa.ranges import check_range, samples
 from raymsa.readouts.base import Readout
+from raymsa.target import PROMPTS
 from raymsa.yamlfile import read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -60,10 +61,10 @@ class InputsSpec(Spec):
         ("text", "audio", "video"), min_length=1, description="streams used; a clip without one goes through without it"
     )
     system: str = Field("You are a helpful assistant.", description="system message of the chat template")
-    prompt: str = Field(
-        "{text}\nHow does the speaker feel about the subject, from {low} (very negative) to {high} (very positive)? "
-        "Answer with one signed number with two decimals.",
-        description="user message after the media; {text} is the transcript, {low} and {high} the label range",
+    prompt: str | None = Field(
+        None,
+        description="user message after the media, or a .txt file with it; null is the dataset's own. {text} is the "
+        "transcript, {low} and {high} the range of a score, {classes} the names of the classes",
     )
     max_text_tokens: int = Field(512, ge=8, description="tokens of transcript kept per clip; the rest is cut off")
 
@@ -73,14 +74,6 @@ class InputsSpec(Spec):
         if len(set(value)) != len(value):
             raise ValueError("name each modality once")
         return tuple(m for m in ("text", "audio", "video") if m in value)
-
-    @field_validator("prompt")
-    @classmethod
-    def _known_placeholders(cls, value: str) -> str:
-        for _, name, form, conversion in Formatter().parse(value):  # raises ValueError for a lone brace
-            if name is not None and (name not in ("text", "low", "high") or form or conversion):
-                raise ValueError(f"cannot fill in {{{name}}}; known are {{text}}, {{low}} and {{high}}")
-        return value
 
 
 class LoraSpec(Spec):
@@ -106,14 +99,14 @@ class TrainSpec(Spec):
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    patience: int = Field(3, ge=1, description="epochs without a better valid MAE before a run stops")
+    patience: int = Field(3, ge=1, description="epochs without a better valid MAE (or weighted F1) before a run stops")
     checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
     checkpoint_every_s: float = Field(600, gt=0, description="seconds between resume points inside an epoch")
     window_clips: int = Field(256, ge=1, description="clips held in host memory to shuffle and sort by length")
 
 
 class SearchSpec(Spec):
-    """A search over any field of this file; Optuna proposes, valid MAE decides."""
+    """A search over any field of this file; Optuna proposes, MAE or weighted F1 on valid decides."""
 
     space: dict[str, dict[str, Any]] = Field(
         min_length=1,
@@ -182,6 +175,15 @@ class _JobBase(Spec):
         return value
 
     @model_validator(mode="after")
+    def _fillable_prompt(self) -> _JobBase:
+        known = ("text", *self.dataset.task.answer_blanks)  # type: ignore[attr-defined]
+        for _, name, form, conversion in Formatter().parse(prompt_of(self)):  # raises ValueError for a lone brace
+            if name is not None and (name not in known or form or conversion):
+                words = ", ".join(f"{{{blank}}}" for blank in known)
+                raise ValueError(f"the prompt: cannot fill in {{{name}}}; known for this task are {words}")
+        return self
+
+    @model_validator(mode="after")
     def _search_or_variants(self) -> _JobBase:
         if self.search and self.variants:
             raise ValueError("a job has variants or a search, not both")
@@ -196,6 +198,12 @@ JobSpec = create_model(
     dataset=(union(LAYOUTS), Field(description="the clips")),
     readout=(union(READOUTS), Field(description="how a score is read out of the Thinker")),
 )
+
+
+def prompt_of(job: Any) -> str:
+    """The user message's template: the job's own, else the dataset's, else its task's in its language."""
+    dataset = job.dataset
+    return str(job.inputs.prompt or dataset.prompt or PROMPTS[dataset.task.kind, dataset.language])
 
 
 class Run(NamedTuple):
@@ -280,7 +288,12 @@ def trial(run: Run, values: dict[str, Any]) -> Run:
 
 def digest(spec: BaseModel) -> str:
     """sha256 (16 hex digits) of a resolved spec, the same for the same settings."""
-    text = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return digest_of_plain(spec.model_dump(mode="json"))
+
+
+def digest_of_plain(value: Any) -> str:
+    """The same of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

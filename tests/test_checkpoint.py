@@ -8,11 +8,11 @@ import torch
 from peft import PeftModel
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from raymsa.clip import Scale
 from raymsa.data.collate import Collate
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import InputsSpec, LoraSpec, ModelSpec, TrainSpec
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
@@ -23,7 +23,7 @@ from tests.clips import MIXED
 SCALE = Scale(-3, 3, -0.1, 1.5, 0.0)
 CPU = torch.device("cpu")
 ALL = ("text", "audio", "video")
-AT_5 = Position(epoch=1, step=5, step_in_epoch=2, best_epoch=1, best_valid_mae=0.75)
+AT_5 = Position(epoch=1, step=5, step_in_epoch=2, best_epoch=1, best_valid_error=0.75)
 
 
 def make_student(seed=0, readout=None, lora=True, modalities=ALL, adapter=None) -> Student:
@@ -32,7 +32,7 @@ def make_student(seed=0, readout=None, lora=True, modalities=ALL, adapter=None) 
     readout = readout or Discriminative(head_width=16)
     model = ModelSpec(path="tiny", quantization="none")
     thinker = load(model, LoraSpec(rank=2) if lora else None, modalities, readout.needs_lm_head, CPU, adapter)
-    student = Student(thinker, readout, readout.head(thinker.width), SCALE, model)
+    student = Student(thinker, readout, readout.head(thinker.width, SCALE), SCALE, model)
     student.train_mode(False)
     return student
 
@@ -148,12 +148,12 @@ def test_weights_put_back_into_another_student_are_all_of_them(student, saved):
 
 def test_position_and_scale_come_back_as_they_were(saved):
     assert checkpoint.position_of(saved) == AT_5
-    assert checkpoint.scale_of(saved) == SCALE
+    assert checkpoint.target_of(saved) == SCALE
 
 
 def test_a_run_that_never_had_a_best_epoch_comes_back_as_well(student, tmp_path):
     folder = checkpoint.save(tmp_path, "last", student, Position(step=1), None)
-    assert checkpoint.position_of(folder) == Position(step=1)  # best_valid_mae is infinite
+    assert checkpoint.position_of(folder) == Position(step=1)  # best_valid_error is infinite
 
 
 def test_the_optimizer_goes_on_where_it_stopped(student, optimizer, saved):

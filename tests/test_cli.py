@@ -59,7 +59,7 @@ def finish(home: Path, job_id: str, test_mae: float = 0.5) -> str:
             {"split": "test", "clip_id": str(n), "label": n, "score": n + 0.5, "parsed": True, "in_range": True}
             for n in range(3)
         ]
-        records.finish_run(store, run_id, {"valid_mae": 0.4, "best_epoch": 1}, finals, clips)
+        records.finish_run(store, run_id, {"valid_error": 0.4, "best_epoch": 1}, finals, clips)
         while task := queue.claim(store, "driver", 60, job_id):
             queue.finish(store, task)
     return run_id

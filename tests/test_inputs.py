@@ -4,20 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from raymsa.clip import Scale
 from raymsa.data.collate import Collate, steps, within_budget
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import InputsSpec
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder, vision_positions
 from tests.clips import MIXED, clip
+
+ONE_SCALE = Scale(-3, 3, 0, 1.5, 0)
 
 
 @pytest.fixture(scope="module")
 def encoder_for(tiny_folder):
     def make(**inputs) -> Encoder:
         spec = InputsSpec(prompt="{text}\nHow, {low} to {high}?", **inputs)
-        return Encoder(tiny_folder.tokenizer, tiny_folder.extractor, tiny_folder.config, spec, Scale(-3, 3, 0, 1.5, 0))
+        folder = tiny_folder
+        return Encoder(folder.tokenizer, folder.extractor, folder.config, spec, str(spec.prompt), ONE_SCALE)
 
     return make
 
@@ -94,7 +97,7 @@ def test_answers_stand_at_the_end_and_only_they_are_marked(encoder_for):
     batch = collate([collate.measure(c) for c in MIXED], answers=True)
     for row, one in enumerate(MIXED):
         said = collate.encoder.tokenizer.decode(batch.token_BT[row][batch.answer_BT[row]])
-        assert said == Generative().answer(one.label) + "<|im_end|>"
+        assert said == Generative().answer(one.label, ONE_SCALE) + "<|im_end|>"
 
 
 def test_steps_use_every_clip_once_and_keep_the_token_budget(encoder_for):

@@ -72,12 +72,12 @@ def test_a_run_records_what_a_reviewer_asks_for(finished):
 
 
 def test_finals_are_what_the_metrics_say_of_the_stored_predictions(finished):
-    from raymsa.evaluation.metrics import regression
+    from raymsa.evaluation.metrics import measure
 
     store, job = finished
     for run in queries.runs(store, job.id):
         clips = queries.predictions(store, run.id, "test")
-        again = regression("mosi", [c.score for c in clips], [c.label for c in clips])
+        again = measure("mosi", [c.score for c in clips], [c.label for c in clips])
         recorded = queries.finals(store, run.id)["test"]
         assert all(recorded[name] == pytest.approx(value, nan_ok=True) for name, value in again.items())
 

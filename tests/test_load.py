@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raymsa.clip import Scale
 from raymsa.data.collate import Collate
 from raymsa.errors import SpecError
 from raymsa.readouts.disc import Discriminative
 from raymsa.spec import InputsSpec, LoraSpec, ModelSpec
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import Thinker, compute_type, load, open_folder
 from tests.clips import MIXED
@@ -40,7 +40,7 @@ def hidden(thinker: Thinker, clips=MIXED[:4]) -> torch.Tensor:
     """Hidden states of a small batch with sound and picture."""
     folder = thinker.folder
     inputs = InputsSpec(prompt="{text}\nHow?")
-    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, Scale(-3, 3, 0, 1, 0))
+    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, inputs.prompt, Scale(-3, 3, 0, 1, 0))
     collate = Collate(encoder, Discriminative())
     with torch.no_grad():
         batch = collate([collate.measure(c) for c in clips])

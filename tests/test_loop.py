@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raymsa.clip import SHARD_SCHEMA, Scale, to_row
+from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.data.collate import Collate
 from raymsa.data.shards import read
@@ -22,6 +22,7 @@ from raymsa.readouts.base import Readout
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, LoraSpec, ModelSpec, TrainSpec, check
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint, run
@@ -44,7 +45,7 @@ def make_student(readout, seed=0, dropout=0.0, modalities=("text",), quantizatio
     torch.manual_seed(seed)
     model = ModelSpec(path="tiny", quantization=quantization)
     thinker = load(model, LoraSpec(rank=2, dropout=dropout), modalities, readout.needs_lm_head, CPU)
-    student = Student(thinker, readout, readout.head(thinker.width), SCALE, model)
+    student = Student(thinker, readout, readout.head(thinker.width, SCALE), SCALE, model)
     draw = torch.Generator().manual_seed(seed)
     for weight in thinker.parameters():
         weight.data += 0.02 * torch.randn(weight.shape, generator=draw)
@@ -82,8 +83,8 @@ class Diary:
         self.losses.append(progress.loss)
         self.lines.append(progress.line())
 
-    def epoch(self, position, optimizer, valid_mae, best):
-        self.epochs.append((position.epoch, valid_mae, best))
+    def epoch(self, position, optimizer, valid_error, best):
+        self.epochs.append((position.epoch, valid_error, best))
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
     def pause(self, position, optimizer):
@@ -258,7 +259,7 @@ def test_a_run_stops_when_valid_mae_alone_has_not_fallen_for_its_patience():
     train = TrainSpec(epochs=9, patience=2, checkpointing=False)
     end, diary = fit_words(make_student(STILL["disc"]), train, valid=[1.0, 0.8, 0.9, 0.8, 0.1])
     assert diary.epochs == [(1, 1.0, True), (2, 0.8, True), (3, 0.9, False), (4, 0.8, False)]
-    assert (end.epoch, end.step, end.best_epoch, end.best_valid_mae) == (4, 12, 2, 0.8)
+    assert (end.epoch, end.step, end.best_epoch, end.best_valid_error) == (4, 12, 2, 0.8)
 
 
 def test_a_valid_mae_that_is_no_number_is_never_the_best():
@@ -274,8 +275,8 @@ def test_the_checkpoint_that_is_kept_is_the_one_that_was_best_on_valid(tmp_path)
     class Keeper(run._Watch):
         """The run's own listener, and a copy of the head after every epoch."""
 
-        def epoch(self, position, optimizer, valid_mae, best):
-            super().epoch(position, optimizer, valid_mae, best)
+        def epoch(self, position, optimizer, valid_error, best):
+            super().epoch(position, optimizer, valid_error, best)
             kept.append({name: value.clone() for name, value in student.head.state_dict().items()})
 
     watch = Keeper(tmp_path, student, lambda report: None, Position())
@@ -321,11 +322,11 @@ def test_gradients_that_are_no_numbers_end_the_run_and_leave_the_weights_as_they
 class Greedy(Readout):
     """A readout that needs more memory than there is. It has no kind, so no job can name it."""
 
-    def read(self, head, thinker, batch, scale):
+    def read(self, head, thinker, batch, target):
         """Never asked for: training comes first."""
         return []
 
-    def loss_B(self, head, thinker, batch, scale):
+    def loss_B(self, head, thinker, batch, target):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore lines")
 
 

@@ -18,8 +18,9 @@ except RuntimeError:  # a CUDA build beside a CPU torch: two schemas are all tha
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-from raymsa.clip import Clip, Scale
+from raymsa.clip import Clip
 from raymsa.spec import InputsSpec
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.tiny import make_tiny
 from tests.clips import MIXED
@@ -56,7 +57,9 @@ def encoder(processor, tiny) -> Encoder:
     for field, token in {"audio_token_id": "<|AUDIO|>", "video_token_id": "<|VIDEO|>"}.items():
         setattr(config, field, processor.tokenizer.convert_tokens_to_ids(token))
     inputs = InputsSpec(prompt="{text}\nHow does the speaker feel, {low} to {high}?")
-    return Encoder(processor.tokenizer, processor.feature_extractor, config, inputs, Scale(-3, 3, 0, 1, 0))
+    return Encoder(
+        processor.tokenizer, processor.feature_extractor, config, inputs, inputs.prompt, Scale(-3, 3, 0, 1, 0)
+    )
 
 
 def theirs(processor, encoder: Encoder, one: Clip):

@@ -25,6 +25,7 @@ from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError
+from raymsa.target import Labels, Regression, Scale
 from tests.media_files import grey_ramp, tone, write_media
 
 ray_test = pytest.mark.ray
@@ -130,7 +131,7 @@ def test_the_manifest_says_what_is_there(mixed):
     assert manifests.read(out) == manifest
     assert manifest.labels.mean == pytest.approx(2 / 3) and manifest.labels.median == 1
     assert manifest.labels.sd == pytest.approx(np.std([1, -1, 2]))
-    assert manifests.scale(manifest)[:2] == (-3, 3)
+    assert manifests.target(manifest, Regression()) == Scale(-3, 3, 2 / 3, manifest.labels.sd, 1)
     assert "raw" not in manifest.settings and manifest.settings["media"]["max_frames"] == 16
     assert {file.name for file in manifest.files} == {path.name for path in out.glob("*.parquet")}
     assert not (out / PARTS).exists()
@@ -368,9 +369,9 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(whole, change, words)
 def test_a_scale_needs_training_clips_and_never_divides_by_zero(whole):
     _, manifest = whole
     with pytest.raises(DataError, match="no training clips"):
-        manifests.scale(manifest)
-    constant = manifest.model_copy(update={"labels": manifests.LabelStats(mean=1, sd=0, median=1)})
-    assert manifests.scale(constant).sd == 1.0
+        manifests.target(manifest, Regression())
+    constant = manifest.model_copy(update={"labels": Labels(mean=1, sd=0, median=1)})
+    assert manifests.target(constant, Regression()).sd == 1.0
 
 
 def test_importing_prepare_is_cheap():

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymsa.clip import Scale
 from raymsa.data.collate import Collate
 from raymsa.readouts.base import last_token
 from raymsa.readouts.disc import Discriminative
-from raymsa.readouts.gen import Generative, parse
+from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, ModelSpec
+from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from tests.clips import MIXED
@@ -31,7 +31,8 @@ SPLITS = [[5], [1, 4], [4, 1], [2, 3], [1, 1, 1, 1, 1]]  # clips per batch
 def collate_for(tiny_folder):
     def make(readout, side="left", scale=MOSI, **inputs) -> Collate:
         spec = InputsSpec(prompt="{text}\nHow, {low} to {high}?", **inputs)
-        encoder = Encoder(tiny_folder.tokenizer, tiny_folder.extractor, tiny_folder.config, spec, scale)
+        folder = tiny_folder
+        encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, spec, str(spec.prompt), scale)
         return Collate(encoder, readout, side)
 
     return make
@@ -46,7 +47,7 @@ def batches(collate, sizes, answers=False):
 def head_of(readout, thinker):
     """The readout's own trained part, the same every time, without dropout."""
     torch.manual_seed(1)
-    head = readout.head(thinker.width)
+    head = readout.head(thinker.width, MOSI)
     return head.eval() if head is not None else None
 
 
@@ -216,12 +217,12 @@ def test_the_generative_loss_needs_answers(tiny_thinker, collate_for):
     ],
 )
 def test_an_answer_is_signed_and_has_two_decimals(label, answer):
-    assert Generative().answer(label) == answer
+    assert Generative().answer(label, MOSI) == answer
 
 
 @given(st.floats(-3, 3))
 def test_an_answer_is_read_as_the_label_it_was_made_of(label):
-    reading = parse(Generative().answer(label), MOSI)
+    reading = MOSI.parse(Generative().answer(label, MOSI))
     assert reading.parsed and reading.in_range
     assert abs(reading.score - label) <= 0.005 + 1e-9
 
@@ -235,13 +236,13 @@ JUNK = [
 @pytest.mark.parametrize("text", JUNK)
 def test_anything_but_one_plain_number_is_unparsable_and_counted_as_the_middle(text):
     for scale, middle in ((MOSI, 0.0), (Scale(0, 6, 3, 1, 2.5), 3.0)):
-        reading = parse(text, scale)
+        reading = scale.parse(text)
         assert (reading.score, reading.text, reading.parsed, reading.in_range) == (middle, text, False, False)
 
 
 @given(st.text(max_size=12))
 def test_whatever_is_said_gives_a_score_in_range_and_keeps_the_words(text):
-    reading = parse(text, MOSI)
+    reading = MOSI.parse(text)
     assert math.isfinite(reading.score) and -3 <= reading.score <= 3
     assert reading.text == text
     assert reading.parsed or not reading.in_range
@@ -249,13 +250,13 @@ def test_whatever_is_said_gives_a_score_in_range_and_keeps_the_words(text):
 
 @pytest.mark.parametrize(("text", "score"), [("+1.40", 1.4), ("-3", -3.0), ("2", 2.0), (" 0.5\n", 0.5), ("+0.00", 0.0)])
 def test_one_number_is_read_with_or_without_sign_and_decimals(text, score):
-    reading = parse(text, MOSI)
+    reading = MOSI.parse(text)
     assert (reading.score, reading.parsed, reading.in_range) == (score, True, True)
 
 
 @pytest.mark.parametrize(("text", "score"), [("+3.01", 3.0), ("-17", -3.0), ("9" * 400, 3.0), ("-" + "9" * 400, -3.0)])
 def test_a_number_out_of_range_is_clipped_and_marked(text, score):
-    reading = parse(text, MOSI)
+    reading = MOSI.parse(text)
     assert (reading.score, reading.parsed, reading.in_range) == (score, True, False)
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from raymsa.errors import NotFound
-from raymsa.evaluation.metrics import PROFILES, constant_scores, regression
+from raymsa.evaluation.metrics import PROFILES, constant_scores, measure
 from raymsa.queue import NewTask, put
 from raymsa.report.results import Results, as_json, render, results
 from raymsa.store import Store, records
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Any:
 
 
 def submit(store: Store, seeds: list[int], variants: dict[str, Any] | None = None, search: Any = None) -> str:
-    spec = {"name": "mosi", "dataset": {"metrics": "mosi"}, "readout": {"kind": "disc"}, "seeds": seeds}
+    spec = {"name": "mosi", "dataset": {"task": {"kind": "regression"}}, "readout": {"kind": "disc"}, "seeds": seeds}
     spec |= {"variants": variants or {}, "search": search}
     return put(store, "mosi", spec, [NewTask("run", {})], submitted_by="me", folder="/", git_commit=None)
 
@@ -39,13 +39,13 @@ def enter(store: Store, job_id: str, variant: str, seed: int, group: str = "g") 
 
 def finish(store: Store, run_id: str, shift: float, valid_mae: float, **more: float) -> dict[str, float]:
     score = [label + shift for label in LABEL]
-    test = regression("mosi", score, LABEL)
+    test = measure("mosi", score, LABEL)
     floor = {f"constant_{name}": value for name, value in constant_scores("mosi", 0.2, LABEL).items()}
     clips = [
         {"split": "test", "clip_id": str(i), "label": t, "score": s, "parsed": True, "in_range": True}
         for i, (s, t) in enumerate(zip(score, LABEL, strict=True))
     ]
-    facts = {"peak_memory_bytes": 2**30, "trainable_parameters": 1_000, "valid_mae": valid_mae, "device_s": 120.0}
+    facts = {"peak_memory_bytes": 2**30, "trainable_parameters": 1_000, "valid_error": valid_mae, "device_s": 120.0}
     finals = {"test": {**test, **floor, **more}, "valid": {**test, "mae": valid_mae}}
     records.finish_run(store, run_id, facts, finals, clips)
     return test

@@ -200,10 +200,10 @@ def test_what_was_not_a_number_comes_back_so_and_infinity_stays(store: Store, ru
 
 
 def test_numbers_of_numpy_are_stored_as_numbers(store: Store, run_id: str) -> None:
-    records.start_run(store, run_id, trainable_parameters=np.int64(7), valid_mae=np.float32(0.5))
+    records.start_run(store, run_id, trainable_parameters=np.int64(7), valid_error=np.float32(0.5))
     records.record_steps(store, run_id, np.int64(3), np.int32(1), {"loss": np.float32(0.25)})  # type: ignore
     row, (step,) = queries.run(store, run_id), queries.steps(store, run_id)
-    assert (row.trainable_parameters, row.valid_mae, row.step, row.epoch) == (7, 0.5, 3, 1)
+    assert (row.trainable_parameters, row.valid_error, row.step, row.epoch) == (7, 0.5, 3, 1)
     assert (step.step, step.value, step.epoch) == (3, 0.25, 1)
 
 
@@ -218,7 +218,7 @@ def test_nan_in_a_spec_is_refused(store: Store) -> None:
 def test_a_run_that_is_finished_twice_is_recorded_once(store: Store, run_id: str) -> None:
     records.start_run(store, run_id, data_digest="abc", versions={"torch": "2.13.0"}, git_commit="f00")
     given = (
-        {"peak_memory_bytes": 12_000_000_000, "valid_mae": 0.6, "best_epoch": 3},
+        {"peak_memory_bytes": 12_000_000_000, "valid_error": 0.6, "best_epoch": 3},
         {"valid": {"mae": 0.6}, "test": {"mae": 0.7, "corr": 0.8}},
         [{**PREDICTION, "clip_id": clip_id} for clip_id in ("-a", "b")],
         [{"name": "checkpoint", "path": "/runs/r/best", "bytes": 123}],
@@ -237,7 +237,7 @@ def test_a_run_that_is_finished_twice_is_recorded_once(store: Store, run_id: str
 def test_a_finish_that_breaks_records_nothing(store: Store, run_id: str) -> None:
     with pytest.raises(StoreError):
         records.finish_run(
-            store, run_id, {"valid_mae": 0.5}, {"test": {"mae": 0.7}}, [{"split": "test", "clip_id": "a"}]
+            store, run_id, {"valid_error": 0.5}, {"test": {"mae": 0.7}}, [{"split": "test", "clip_id": "a"}]
         )
     assert queries.finals(store, run_id) == {}
     assert queries.run(store, run_id).state == "queued"

@@ -15,8 +15,10 @@ from rich.table import Table
 from raymsa import queue
 from raymsa.cli.base import ago, json_option, main, open_store, print_json, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
+from raymsa.evaluation.metrics import CRITERIA
 from raymsa.home import run_dir
 from raymsa.store import Store, queries
+from raymsa.target import task_of
 
 LAST_LINES = 8  # of a failed run's log, shown by status
 ENDED = ("done", "failed", "cancelled")
@@ -147,11 +149,12 @@ def _task_table(tasks: list[queries.Task]) -> Table:
 
 
 def _run_table(runs: list[queries.RunRow]) -> Table:
-    table = Table("run", "state", "epoch", "step", "valid MAE", "attempts", "device time", box=None, pad_edge=False)
+    table = Table("run", "state", "epoch", "step", "valid", "attempts", "device time", box=None, pad_edge=False)
     for run in runs:
         step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
-        mae = "" if run.valid_mae is None else f"{run.valid_mae:.4f}"
-        cells = (run.id, run.state, str(run.epoch or ""), step, mae, str(run.attempts), ago(run.device_s))
+        rule = CRITERIA[task_of(run.spec).profile]
+        valid = "" if run.valid_error is None else f"{rule.words} {rule.turned(run.valid_error):.4f}"
+        cells = (run.id, run.state, str(run.epoch or ""), step, valid, str(run.attempts), ago(run.device_s))
         table.add_row(*cells)
     return table
 

@@ -56,7 +56,7 @@ class Collate:
         )
 
     def _answer(self, clip: Clip) -> list[int]:
-        return self.encoder.answer_tokens(self.readout.answer(clip.label))
+        return self.encoder.answer_tokens(self.readout.answer(clip.label, self.encoder.target))
 
     def _padded(self, rows: list[np.ndarray], width: int, value: int) -> torch.Tensor:
         def room(row: np.ndarray) -> list[tuple[int, int]]:

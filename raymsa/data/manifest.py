@@ -11,13 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raymsa.clip import Scale
 from raymsa.errors import DataError
+from raymsa.target import Labels, Target, Task
 
-FORMAT = 1  # of this file and of the shards' schema; a reader refuses another one
+FORMAT = 2  # of this file and of the shards' schema; a reader refuses another one
 FILE = "manifest.json"
 REJECTS = "rejects.csv"
-NOT_IN_SHARDS = ("raw", "shards", "published", "metrics")  # settings that change nothing in the shards
+# Settings that change nothing in the shards.
+NOT_IN_SHARDS = ("raw", "shards", "published", "language", "prompt")
+NOT_IN_SHARDS_OF_THE_TASK = ("task.metrics", "task.class_weights")
 
 
 class _Entry(BaseModel):
@@ -34,14 +36,6 @@ class ShardFile(_Entry):
     sha256: str
 
 
-class LabelStats(_Entry):
-    """Labels of the training clips; sd is the population's (ddof 0)."""
-
-    mean: float
-    sd: float
-    median: float
-
-
 class Manifest(_Entry):
     """What a folder of shards holds. Counts are per split; `labels` is None when no training clip is left."""
 
@@ -54,7 +48,7 @@ class Manifest(_Entry):
     cut_sound: int = Field(description="clips whose sound went on after media.max_audio_s")
     damaged: int = Field(description="clips kept although a stream of theirs could not be decoded whole; see notes.csv")
     rejects: int
-    labels: LabelStats | None
+    labels: Labels | None
     settings: dict[str, Any]
     versions: dict[str, str]
     files: tuple[ShardFile, ...]
@@ -118,13 +112,14 @@ def write_at_once(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def scale(manifest: Manifest) -> Scale:
-    """What a score means in this dataset. Raises DataError when there are no training clips to learn it from."""
-    labels, settings = manifest.labels, manifest.settings
-    if labels is None:
-        raise DataError(f"{manifest.name}: no training clips among the shards, so no mean and sd of their labels")
-    sd = labels.sd or 1.0  # one clip, or all labels the same: nothing to scale, and nothing to divide by
-    return Scale(settings["low"], settings["high"], labels.mean, sd, labels.median)
+def target(manifest: Manifest, task: Task) -> Target:
+    """What is predicted: the task as a job has it, with what the training labels of these shards say.
+
+    Raises DataError when there are no training clips to learn it from.
+    """
+    if manifest.labels is None:
+        raise DataError(f"{manifest.name}: no training clips among the shards, so nothing is known of their labels")
+    return task.with_labels(manifest.labels)
 
 
 def versions() -> dict[str, str]:
@@ -139,8 +134,9 @@ def digest_of(files: tuple[ShardFile, ...], settings: dict[str, Any]) -> str:
 
 
 def shaping(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a dataset that change what its shards hold."""
-    return {name: value for name, value in settings.items() if name not in NOT_IN_SHARDS}
+    """The settings of a dataset that change what its shards hold, by dotted name."""
+    flat = _flat({name: value for name, value in settings.items() if name not in NOT_IN_SHARDS})
+    return {name: value for name, value in flat.items() if name not in NOT_IN_SHARDS_OF_THE_TASK}
 
 
 def differences(there: dict[str, Any], asked: dict[str, Any]) -> str:

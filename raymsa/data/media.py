@@ -16,8 +16,8 @@ import av
 import av.logging
 import numpy as np
 
-from raymsa.clip import SAMPLE_RATE
-from raymsa.datasets.base import MERGED_PATCH, MediaSettings
+from raymsa.clip import MERGED_PATCH, SAMPLE_RATE
+from raymsa.datasets.base import MediaSettings
 from raymsa.errors import MediaError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
 from raymsa.data.manifest import FORMAT, versions
 from raymsa.data.shardfile import ShardTask, plan_digest
-from raymsa.datasets.base import MediaSettings
+from raymsa.datasets.base import MediaSettings, with_previous
 
 SHARD_BYTES = 256_000_000  # about the most in one file, uncompressed
 ROW_BYTES = 4_000  # text and ids; what a text-only clip is planned with
@@ -38,7 +38,7 @@ def plan_shards(rows: list[RawClip | Reject], raw: Path, out: Path, media: Media
     """One task per shard; splits do not share a shard, and clips stay in the order of the label file."""
     session = uuid.uuid4().hex
     files = {row.id: _file(raw, row) for row in rows if isinstance(row, RawClip)}
-    rows = [_present(row, files) for row in rows]
+    rows = [_present(row, files) for row in with_previous(rows)]
     made_with = {"media": media.model_dump(mode="json"), "versions": versions(), "format": FORMAT}
     tasks = []
     for split in SPLITS:

@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from raymsa.clip import SPLITS, RawClip, Reject
 from raymsa.data import manifest as manifests
-from raymsa.data.manifest import REJECTS, LabelStats, Manifest, ShardFile, differences, shaping, write_at_once
+from raymsa.data.manifest import REJECTS, Manifest, ShardFile, differences, shaping, write_at_once
 from raymsa.data.plan import plan_shards
 from raymsa.data.shardfile import PARTS, ShardTask, Written, kept, read_journal, write_shard
 from raymsa.datasets.base import Layout
 from raymsa.errors import Cancelled, DataError
+from raymsa.target import Labels
 
 TICK_S = 2.0
 NOTES = "notes.csv"
@@ -243,7 +242,7 @@ def _manifest(dataset: Layout, rows: list[RawClip | Reject], done: list[Written]
         cut_sound=sum(w.cut_sound for w in done),
         damaged=len({clip for w in done for clip, _ in w.notes}),
         rejects=len(rejects),
-        labels=_label_stats(rows, {reject.id for w in done for reject in w.rejects}),
+        labels=_labels(dataset, rows, {reject.id for w in done for reject in w.rejects}),
         settings=settings,
         versions=manifests.versions(),
         files=files,
@@ -254,12 +253,10 @@ def _per_split(done: list[Written], field: str) -> dict[str, int]:
     return {split: sum(getattr(w, field) for w in done if w.split == split) for split in SPLITS}
 
 
-def _label_stats(rows: list[RawClip | Reject], refused: set[str]) -> LabelStats | None:
+def _labels(dataset: Layout, rows: list[RawClip | Reject], refused: set[str]) -> Labels | None:
     clips = (row for row in rows if isinstance(row, RawClip) and row.id not in refused)
-    labels = np.array([clip.label for clip in clips if clip.split == "train"])
-    if not len(labels):
-        return None
-    return LabelStats(mean=float(labels.mean()), sd=float(labels.std()), median=float(np.median(labels)))
+    labels = [clip.label for clip in clips if clip.split == "train"]
+    return dataset.task.learned(labels) if labels else None
 
 
 def _settings(dataset: Layout) -> dict[str, Any]:

@@ -28,6 +28,7 @@ PARTS = ".parts"  # folder beside the shards, gone once the manifest is there
 GROUP_ROWS = 32  # a row group is what a reader holds at once, so it is bounded in rows and in bytes
 GROUP_BYTES = 64_000_000
 ATTEMPTS = 100  # at one shard; Ray starts a task again whenever its process dies, without end
+SAME_IN_BOTH = ("id", "video_id", "text", "label", "split", "targets", "previous")  # of RawClip and Clip
 CRASHES_ALLOWED = 1  # per clip: the first may have been the machine's fault (memory), the second is the clip's
 
 
@@ -145,10 +146,12 @@ class _Results:
         )
 
     def _clip(self, raw: RawClip) -> Clip:
-        known = {"id": raw.id, "video_id": raw.video_id, "text": raw.text, "label": raw.label, "split": raw.split}
+        known = {
+            name: getattr(raw, name) for name in ("id", "video_id", "text", "label", "split", "targets", "previous")
+        }
         if raw.media is None:
             self.missing.update(("sound", "picture"))
-            return Clip(**known)  # type: ignore[arg-type]
+            return Clip(**known)
         if self.journal.crashes[raw.id] > CRASHES_ALLOWED:
             raise MediaError(
                 f"decoding it ended the process {self.journal.crashes[raw.id]} times (crash, or no memory)"
@@ -157,7 +160,7 @@ class _Results:
         self.notes += [(raw.id, note) for note in media.notes]
         absent = {"sound": media.audio_S is None, "picture": media.frames_FHWC is None, "cut": media.truncated}
         self.missing.update(name for name, is_so in absent.items() if is_so)
-        return Clip(**known, seconds=media.seconds, frames_FHWC=media.frames_FHWC, audio_S=media.audio_S)  # type: ignore[arg-type]
+        return Clip(**known, seconds=media.seconds, frames_FHWC=media.frames_FHWC, audio_S=media.audio_S)
 
     def _journal(self, done: int, at: str | None) -> None:
         self.journal.done, self.journal.at, self.journal.rejects = done, at, len(self.rejects)

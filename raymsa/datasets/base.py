@@ -1,18 +1,19 @@
 """What every dataset config says, the one method a layout has to bring, and the rules every row is held to."""
 
-import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import ClassVar, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from raymsa.clip import RawClip, Reject
+from raymsa.clip import CONTEXT_MOST, MERGED_PATCH, RawClip, Reject
+from raymsa.errors import DataError
 from raymsa.plugins import Spec
+from raymsa.target import Language, Regression, Task
 
-MERGED_PATCH = 28  # pixels: 14-pixel patches, merged 2 x 2 into one token (Qwen2.5-Omni vision tower)
 SPLIT_SPELLINGS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -30,37 +31,38 @@ class MediaSettings(Spec):
 
 
 class Row(NamedTuple):
-    """One row of a label file as it stands there: all text, nothing checked. `media` is empty for a text-only row."""
+    """One row of a label file as it stands there: all text, nothing checked. `media` is empty for a text-only row.
+
+    `targets` has every label by name; `order` is the place in the video or dialogue, None where the file's order is.
+    """
 
     id: str
     video_id: str
     text: str
-    score: str
+    targets: Mapping[str, str]
     split: str
     media: str
+    order: float | None = None
 
 
 class Layout(Spec):
     """A dataset: where it lies, how it is laid out, and what its labels mean."""
 
     expects: ClassVar[str] = "a label file and its media"  # completes "the raw folder holds ..." in error texts
+    main_target: ClassVar[str] = "label"  # the label that a task without `target` takes
 
     name: str = Field(description="short name, used in tables and folder names", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     raw: str | None = Field(None, description="folder with the raw clips and labels")
     shards: str | None = Field(None, description="folder with prepared shards; default: under RAYMSA_HOME/shards")
-    low: float = Field(-3.0, description="lowest possible label")
-    high: float = Field(3.0, description="highest possible label")
-    metrics: Literal["mosi", "sims"] = Field("mosi", description="metric rules: mosi (MOSI, MOSEI) or sims (CH-SIMS)")
+    task: Task = Field(default_factory=Regression, description="what is predicted")
+    language: Language = Field("en", description="language of the words, and of the prompt where none is given: en, zh")
+    prompt: str | None = Field(
+        None, description="user message after the media, or a .txt file with it; null asks for the task in `language`"
+    )
     published: dict[Literal["train", "valid", "test"], int] = Field(
         default_factory=dict, description="clips per split as published; `prepare` warns when the counts differ"
     )
     media: MediaSettings = Field(default_factory=MediaSettings, description="how clips are decoded")
-
-    @model_validator(mode="after")
-    def _range_is_a_range(self) -> "Layout":
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
-        return self
 
     def make(self, raw: Path) -> None:
         """Called by `prepare` before anything is read: a layout that makes its own clips does it here, once."""
@@ -73,15 +75,23 @@ class Layout(Spec):
         """
 
     def checked(self, rows: Iterator[Row | Reject]) -> Iterator[RawClip | Reject]:
-        """Each row as a clip, or the first rule that it breaks; a row that is a Reject already passes through."""
+        """Each row as a clip, or the first rule that it breaks; a row that is a Reject already passes through.
+
+        Raises DataError when the rows do not have the label that the task asks for.
+        """
         seen: Counter[str] = Counter()
-        for row in rows:
+        for number, row in enumerate(rows):
             if isinstance(row, Reject):
                 yield row
                 continue
             seen[row.id] += 1
             problem = self._problem(row, again=seen[row.id] > 1)
-            yield Reject(row.id, row.media, problem) if problem else _clip(row)
+            yield Reject(row.id, row.media, problem) if problem else self._clip(row, number)
+
+    @property
+    def target(self) -> str:
+        """Name of the label that is predicted."""
+        return self.task.target or self.main_target
 
     def _problem(self, row: Row, again: bool) -> str | None:
         if not row.id:
@@ -92,18 +102,43 @@ class Layout(Spec):
             return f"split {row.split!r} is none of train, valid, test"
         if not row.text.strip() and not row.media:
             return "neither text nor media"
-        return self._label_problem(row.score) or _path_problem(row.media)
+        return self._label_problem(row) or _path_problem(row.media)
 
-    def _label_problem(self, score: str) -> str | None:
+    def _label_problem(self, row: Row) -> str | None:
+        if self.target not in row.targets:
+            known = ", ".join(row.targets)
+            raise DataError(f"{self.name}: task.target: given {self.target!r}; this label file has {known}")
         try:
-            label = float(score)
-        except ValueError:
-            return f"label {score!r} is not a number"
-        if not math.isfinite(label):
-            return f"label {score!r} is not a finite number"
-        if not self.low <= label <= self.high:
-            return f"label {score} is outside [{self.low:g}, {self.high:g}]"
+            self.task.label(row.targets[self.target])
+        except ValueError as reason:
+            return str(reason)
         return None
+
+    def _clip(self, row: Row, number: int) -> RawClip:
+        return RawClip(
+            id=row.id,
+            video_id=row.video_id,
+            text=row.text.strip(),
+            label=self.task.label(row.targets[self.target]),
+            split=SPLIT_SPELLINGS[row.split.strip().lower()],
+            media=Path(row.media) if row.media else None,
+            order=number if row.order is None else row.order,
+            targets={name: text for name, text in row.targets.items() if text.strip()},
+        )
+
+
+def with_previous(rows: list[RawClip | Reject]) -> list[RawClip | Reject]:
+    """The same rows, each clip with the words of those before it in its video; never of another split or the future."""
+    groups: dict[tuple[str, str], list[RawClip]] = {}
+    for clip in (row for row in rows if isinstance(row, RawClip)):
+        groups.setdefault((clip.split, clip.video_id), []).append(clip)
+    previous: dict[str, tuple[str, ...]] = {}
+    for group in groups.values():
+        group.sort(key=lambda clip: clip.order)
+        for at, clip in enumerate(group):
+            before = [c.text for c in group[:at] if c.order < clip.order and c.text]
+            previous[clip.id] = tuple(before[-CONTEXT_MOST:])
+    return [replace(row, previous=previous[row.id]) if isinstance(row, RawClip) else row for row in rows]
 
 
 def _path_problem(media: str) -> str | None:
@@ -111,9 +146,3 @@ def _path_problem(media: str) -> str | None:
     if path.is_absolute() or ".." in path.parts:
         return "the path leaves the raw folder"
     return "the path holds a NUL character" if "\0" in media else None
-
-
-def _clip(row: Row) -> RawClip:
-    media = Path(row.media) if row.media else None
-    split = SPLIT_SPELLINGS[row.split.strip().lower()]
-    return RawClip(row.id, row.video_id, row.text.strip(), float(row.score), split, media)

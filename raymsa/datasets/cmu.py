@@ -14,6 +14,7 @@ from raymsa.errors import DataError
 LABEL_FILE = "label.csv"
 MEDIA_DIR = "Raw"
 COLUMNS = ("video_id", "clip_id", "text", "label", "mode")
+TARGETS = ("label", "label_T", "label_A", "label_V", "annotation")
 Fields = dict[str, str]
 
 
@@ -83,10 +84,19 @@ def _row(number: int, fields: Fields, media_dir: str | None) -> Row | Reject:
     if not video or not clip:
         return Reject(f"line {number}", "", "video_id or clip_id is empty")
     media = _media(media_dir, video, clip) if media_dir else ""
-    return Row(f"{video}$_${clip}", video, fields["text"], fields["label"], fields["mode"], media)
+    targets = {name: fields[name] for name in TARGETS if name in fields}
+    return Row(f"{video}$_${clip}", video, fields["text"], targets, fields["mode"], media, _order(clip))
 
 
 def _media(folder: str, video: str, clip: str) -> str:
     # PurePath would let an absolute part swallow what stands before it; the path rule must still see it.
     inside = not any(PurePath(part).is_absolute() for part in (video, clip))
     return f"{folder}/{video}/{clip}.mp4" if inside else f"/{video}/{clip}.mp4"
+
+
+def _order(clip: str) -> float | None:
+    """A clip's number, or its start in seconds: some copies are numbered by it."""
+    try:
+        return float(clip)
+    except ValueError:
+        return None

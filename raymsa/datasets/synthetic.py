@@ -20,6 +20,7 @@ from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
 from raymsa.datasets.base import Layout
 from raymsa.datasets.cmu import LABEL_FILE, label_rows
 from raymsa.errors import DataError
+from raymsa.target import Regression
 
 MADE_FILE = "made.json"  # the settings a folder was made with; it is there when the folder is whole
 SIDE = 64  # pixels of the square picture
@@ -62,7 +63,11 @@ class Synthetic(Layout):
         return self.checked(label_rows(raw))
 
     def _settings(self) -> dict[str, object]:
-        return self.model_dump(mode="json", include={"counts", "seed", "seconds", "low", "high"})
+        return {**self.model_dump(mode="json", include={"counts", "seed", "seconds"}), "range": list(self._range())}
+
+    def _range(self) -> tuple[float, float]:
+        """Of the scores; a classification takes their `annotation` (Negative, Neutral, Positive)."""
+        return (self.task.low, self.task.high) if isinstance(self.task, Regression) else (-3.0, 3.0)
 
     def _write(self, folder: Path) -> None:
         rng = np.random.default_rng(self.seed)
@@ -76,14 +81,16 @@ class Synthetic(Layout):
         (folder / MADE_FILE).write_text(json.dumps(self._settings()))
 
     def _rows(self, rng: np.random.Generator) -> Iterator["_Made"]:
-        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        low, high = self._range()
+        middle, half = (low + high) / 2, (high - low) / 2
         for split in SPLITS:
             for number in range(self.counts.get(split, 0)):  # type: ignore[call-overload]
                 strength = float(rng.uniform(-1, 1))
                 label = round(middle + half * strength, 2)
                 # A leading dash and leading zeros, as real ids have them.
                 video = f"-{split}{number // CLIPS_PER_VIDEO:04d}"
-                yield _Made(video, f"{number % CLIPS_PER_VIDEO:04d}", _sentence(strength, rng), label, split, strength)
+                clip, words = f"{number % CLIPS_PER_VIDEO:04d}", _sentence(strength, rng)
+                yield _Made(video, clip, words, label, _annotation(strength), split, strength)
 
 
 class _Made(NamedTuple):
@@ -91,8 +98,14 @@ class _Made(NamedTuple):
     clip_id: str
     text: str
     label: float
+    annotation: str
     mode: str
     strength: float  # the label on the scale -1 .. 1
+
+
+def _annotation(strength: float) -> str:
+    """Thirds of the scale, so that the three classes are equally frequent."""
+    return ("Negative", "Neutral", "Positive")[min(2, int((strength + 1) * 1.5))]
 
 
 def _is_made(raw: Path, settings: dict[str, object]) -> bool:

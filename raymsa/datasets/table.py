@@ -26,11 +26,15 @@ class Columns(Spec):
     media: str | None = Field(
         None, description="media file, a path relative to the raw folder; an empty one is a text-only clip"
     )
+    order: str | None = Field(
+        None, description="place of a clip in its video, a number; default: the order of the file's rows"
+    )
+    targets: tuple[str, ...] = Field((), description="further label columns to keep; `task.target` may name one")
     video: str | None = Field(None, description="id of the longer video the clip was cut from; default: the clip's")
 
     def required(self) -> tuple[str, ...]:
         """The names that must stand in the file's first line."""
-        named = (self.id, self.text, self.score, self.split, self.media, self.video)
+        named = (self.id, self.text, self.score, self.split, self.media, self.video, self.order, *self.targets)
         return tuple(name for name in named if name is not None)
 
 
@@ -78,7 +82,12 @@ class Table(Layout):
             return Reject(f"line {number}", "", f"{names.id} is empty")
         video = fields[names.video].strip() if names.video else ""
         media = fields[names.media].strip() if names.media else ""
-        return Row(clip, video or clip, fields[names.text], fields[names.score], fields[names.split], media)
+        targets = {"label": fields[names.score], **{name: fields[name] for name in names.targets}}
+        try:
+            order = float(fields[names.order]) if names.order else None
+        except ValueError:
+            return Reject(clip, media, f"{names.order} {fields[str(names.order)]!r} is not a number")
+        return Row(clip, video or clip, fields[names.text], targets, fields[names.split], media, order)
 
 
 def _json_rows(path: Path, columns: tuple[str, ...], encoding: str) -> Iterator[tuple[int, Fields | Reject]]:

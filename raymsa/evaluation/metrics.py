@@ -1,4 +1,5 @@
-"""The field's metrics, by the rules of thuiar/MMSA (src/MMSA/utils/metricsTop.py at a94e65d), unrounded.
+"""The field's metrics, unrounded: of scores by the rules of thuiar/MMSA (src/MMSA/utils/metricsTop.py at a94e65d),
+of classes by those of scikit-learn.
 
 A metric is one function of (score_B, label_B) in a profile; adding one here adds it to every table.
 Nothing is hidden: NaN in a score makes every metric of it NaN, a constant prediction has no correlation.
@@ -9,8 +10,8 @@ Axes: B clips.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,14 +19,38 @@ from numpy.typing import ArrayLike, NDArray
 Scores = NDArray[np.float32]
 Metric = Callable[[Scores, Scores], float]
 
-PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}}
+PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}, "classes": {}}
 
 # Right-closed bins of CH-SIMS: a score on an edge belongs to the bin below it, so 0 is negative there.
 SIMS_EDGES = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
 
 
-def regression(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:
-    """Every metric of a profile (`mosi` for MOSI and MOSEI, `sims` for CH-SIMS) for scores and labels [B].
+class Criterion(NamedTuple):
+    """What decides on valid which model is kept. As an error it is lower when better, whatever the metric."""
+
+    metric: str
+    words: str
+    high_is_good: bool = False
+
+    def error(self, profile: str, score: ArrayLike, label: ArrayLike) -> float:
+        """The metric, or 1 minus it where a high one is good; NaN for no clips."""
+        return self.turned(measure(profile, score, label)[self.metric])
+
+    def turned(self, value: float) -> float:
+        """The metric's value as an error, and an error as the metric's value."""
+        return 1 - value if self.high_is_good else value
+
+
+CRITERIA = {
+    "mosi": Criterion("mae", "MAE"),
+    "sims": Criterion("mae", "MAE"),
+    "classes": Criterion("f1", "weighted F1", high_is_good=True),
+}
+
+
+def measure(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:
+    """Every metric of a profile for scores and labels [B]: `mosi` (MOSI, MOSEI), `sims` (CH-SIMS), or `classes`, where
+    both are classes counted from 0 and an answer that names no class is -1.
 
     Arithmetic is in float32 as in MMSA: bin edges such as 0.1 are compared in it, and means on a tie round as there.
     Raises ValueError on unequal lengths or NaN labels.
@@ -41,18 +66,18 @@ def regression(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, fl
     return {name: float(metric(score_B, label_B)) for name, metric in metrics.items()}
 
 
-def constant_scores(profile: str, median: float, label: ArrayLike) -> dict[str, float]:
-    """The floor: metrics of saying the training median of every clip."""
+def constant_scores(profile: str, constant: float, label: ArrayLike) -> dict[str, float]:
+    """The floor: metrics of saying the training median, or the most frequent class, of every clip."""
     label_B = np.asarray(label, np.float32)
-    return regression(profile, np.full_like(label_B, median), label_B)
+    return measure(profile, np.full_like(label_B, constant), label_B)
 
 
-def classes(predicted: Sequence[Any], true: Sequence[Any]) -> dict[str, float]:
-    """Accuracy and weighted F1 for class labels of any kind (MELD, IEMOCAP, CHERMA)."""
-    predicted_B, true_B = np.asarray(predicted), np.asarray(true)
-    if predicted_B.shape != true_B.shape:
-        raise ValueError(f"{len(predicted_B)} predictions for {len(true_B)} labels")
-    return {"acc": _accuracy(predicted_B, true_B), "f1": weighted_f1(predicted_B, true_B)}
+def confusion(predicted: ArrayLike, true: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """Clips by true class (rows) and answer (columns); the last column counts the answers that name no class."""
+    table = np.zeros((classes, classes + 1), np.int64)
+    answer_B = np.asarray(predicted, np.int64)
+    np.add.at(table, (np.asarray(true, np.int64), np.where(answer_B < 0, classes, answer_B)), 1)
+    return table
 
 
 def weighted_f1(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
@@ -123,6 +148,31 @@ def corr(score_B: Scores, label_B: Scores) -> float:
     if not np.isfinite(score_B).all() or np.ptp(score_B) == 0 or np.ptp(label_B) == 0:
         return math.nan
     return float(np.corrcoef(score_B, label_B)[0, 1])
+
+
+@metric("classes")
+def acc(answer_B: Scores, label_B: Scores) -> float:
+    """Share of clips whose class is right (WAR)."""
+    return _accuracy(answer_B, label_B)
+
+
+@metric("classes")
+def f1(answer_B: Scores, label_B: Scores) -> float:
+    """F1 per class, averaged with the classes' shares among the labels."""
+    return weighted_f1(answer_B, label_B)
+
+
+@metric("classes")
+def f1_macro(answer_B: Scores, label_B: Scores) -> float:
+    """F1 per class, every class that is labelled or answered counting the same; no class at all is none of them."""
+    found = [c for c in np.union1d(answer_B, label_B) if c >= 0]
+    return float(np.mean([_f1(answer_B == c, label_B == c) for c in found]))
+
+
+@metric("classes")
+def uar(answer_B: Scores, label_B: Scores) -> float:
+    """Mean recall of the labelled classes (UAR, unweighted accuracy)."""
+    return float(np.mean([np.mean(answer_B[label_B == c] == c) for c in np.unique(label_B)]))
 
 
 @metric("sims")

@@ -12,8 +12,9 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from raymsa.clip import Batch, Scale
+from raymsa.clip import Batch
 from raymsa.plugins import Spec
+from raymsa.target import Reading, Target
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +27,6 @@ class Embedded(NamedTuple):
     hidden_BTD: Tensor
     mask_BT: Tensor
     position_3BT: Tensor
-
-
-class Reading(NamedTuple):
-    """One clip's score as read out. `text` is what the model said (None for a readout that says nothing)."""
-
-    score: float
-    text: str | None = None
-    parsed: bool = True
-    in_range: bool = True
 
 
 class Backbone(Protocol):
@@ -61,15 +53,15 @@ class Backbone(Protocol):
 
 
 class Readout(Spec):
-    """How a score is read out of the Thinker."""
+    """How a score or a class is read out of the Thinker; the `Target` knows which, and its losses, words and parser."""
 
     needs_lm_head: ClassVar[bool] = False
 
-    def answer(self, label: float) -> str | None:
+    def answer(self, label: float, target: Target) -> str | None:
         """The words to be learned for a label, or None when the readout learns no words."""
         return None
 
-    def head(self, width: int) -> nn.Module | None:
+    def head(self, width: int, target: Target) -> nn.Module | None:
         """The readout's own trainable parts, in fp32, or None."""
         return None
 
@@ -82,11 +74,11 @@ class Readout(Spec):
         return nullcontext()
 
     @abstractmethod
-    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> Tensor:
+    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> Tensor:
         """Hook after the Thinker, training: one loss per clip."""
 
     @abstractmethod
-    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> list[Reading]:
+    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> list[Reading]:
         """Hook after the Thinker, evaluation: one reading per clip."""
 
     def run(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> tuple[Tensor, Embedded]:
@@ -104,8 +96,3 @@ def last_token(hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     steps_T = mask_BT.new_ones(mask_BT.shape[1]).cumsum(0) - 1
     last_B = (mask_BT * steps_T).argmax(dim=1)
     return hidden_BTD[last_B.new_ones(len(last_B)).cumsum(0) - 1, last_B]
-
-
-def clip_to_range(score: float, scale: Scale) -> float:
-    """The score, moved to the nearest end of the label range when it lies outside."""
-    return min(max(score, scale.low), scale.high)

@@ -1,37 +1,35 @@
-"""Generative readout: the Thinker says the score; greedy decoding, strict parser.
+"""Generative readout: the Thinker says the score, or the class word; greedy decoding, strict parser.
 
 Trained on the answer tokens only. With `train.epochs: 0` it is the zero-shot baseline.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from raymsa.clip import Batch, Scale
-from raymsa.readouts.base import Backbone, Embedded, Reading, Readout, clip_to_range
+from raymsa.clip import Batch
+from raymsa.readouts.base import Backbone, Embedded, Readout
+from raymsa.target import Reading, Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-
 
 class Generative(Readout):
-    """The model says the score as a signed number with two decimals."""
+    """The model says the score as a signed number with two decimals, or a class by its name."""
 
     needs_lm_head: ClassVar[bool] = True
 
     kind: Literal["gen"] = "gen"
-    max_new_tokens: int = Field(8, ge=1, le=64, description="tokens decoded at most; an answer has 5 or 6")
+    max_new_tokens: int = Field(8, ge=1, le=64, description="tokens decoded at most; a score has 5 or 6")
 
-    def answer(self, label: float) -> str:
-        """`+1.40`: signed, two decimals; zero is `+0.00`."""
-        return f"{label + 0.0:+.2f}" if round(label, 2) else "+0.00"
+    def answer(self, label: float, target: Target) -> str:
+        """`+1.40`, or the class's name."""
+        return target.say(label)
 
-    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> Tensor:
+    def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> Tensor:
         """Mean cross-entropy over each clip's answer tokens; only their positions reach lm_head."""
         from torch.nn.functional import cross_entropy
 
@@ -45,11 +43,11 @@ class Generative(Readout):
         loss_N = cross_entropy(logits_NV, batch.token_BT[:, 1:][says_BT], reduction="none")
         row_N = says_BT.nonzero()[:, 0]
         sum_B = loss_N.new_zeros(len(batch.ids)).index_add(0, row_N, loss_N)
-        return sum_B / says_BT.sum(1)
+        return sum_B / says_BT.sum(1) * target.weight_B(batch.label_B)
 
-    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, scale: Scale) -> list[Reading]:
+    def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> list[Reading]:
         """Decode greedily (left-padded batch) and parse."""
-        return [parse(text, scale) for text in self._decode(head, thinker, batch)]
+        return [target.parse(text) for text in self._decode(head, thinker, batch)]
 
     def _decode(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> list[str]:
         import torch
@@ -79,15 +77,3 @@ class Generative(Readout):
 def _until(tokens: list[int], stop: int, thinker: Backbone) -> str:
     kept = tokens[: tokens.index(stop)] if stop in tokens else tokens
     return str(thinker.tokenizer.decode(kept, skip_special_tokens=False))
-
-
-def parse(text: str, scale: Scale) -> Reading:
-    """One number and nothing else, or it is unparsable; then it counts as the middle of the range (0 for MOSI).
-
-    A number outside the range is clipped and marked.
-    """
-    match = NUMBER.fullmatch(text.strip())
-    if match is None:
-        return Reading((scale.low + scale.high) / 2, text, parsed=False, in_range=False)
-    score = float(match[0])
-    return Reading(clip_to_range(score, scale), text, in_range=scale.low <= score <= scale.high)

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raymsa.evaluation.metrics import PROFILES, regression
+from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, confusion, measure
 from raymsa.store import Store, queries
+from raymsa.target import Classification, Regression, task_of
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
 HEALTH = ("unparsable", "out_of_range")
@@ -36,29 +37,33 @@ class Spread:
 
 @dataclass(frozen=True)
 class Best:
-    """The run with the lowest valid MAE of its variant: chosen without a look at test."""
+    """The run that is best on valid of its variant: chosen without a look at test."""
 
     run_id: str
     seed: int
-    valid_mae: float
+    valid: float
     test: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant. `device_s` is the mean per run, memory the most that any run took."""
+    """One variant. `device_s` is the mean per run, memory the most that any run took.
+
+    `valid` is the metric that decides. `confusion` counts the test clips of all runs: true classes, answers, none.
+    """
 
     variant: str
     finished: int
     planned: int
     test: dict[str, Spread]
-    valid_mae: Spread | None
+    valid: Spread | None
     health: dict[str, Spread]
     device_s: float | None
     peak_memory_bytes: int | None
     trainable_parameters: int | None
     constant: dict[str, float]
     best: Best | None
+    confusion: tuple[tuple[int, ...], ...] | None
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,14 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Results:
-    """A job's results; `metrics` names the columns of every `test` mapping."""
+    """A job's results; `metrics` names the columns of every `test` mapping, `decides` the metric on valid."""
 
     job_id: str
     name: str
     profile: str
     metrics: tuple[str, ...]
+    decides: str
+    classes: tuple[str, ...]
     rows: tuple[Row, ...]
     unfinished: tuple[Unfinished, ...]
 
@@ -95,16 +102,23 @@ class _Run:
 def results(store: Store, job_id: str) -> Results:
     """What a job gave so far; the id may be a unique prefix. Raises NotFound."""
     job = queries.job(store, job_id)
-    profile = job.spec["dataset"]["metrics"]
+    task = task_of(job.spec)
+    profile = task.profile
     runs = queries.runs(store, job.id)
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
     names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
+    rule = CRITERIA[profile]
     return Results(
         job_id=job.id,
         name=job.name,
         profile=profile,
         metrics=names,
-        rows=tuple(_row(label, planned, mine, names) for label, planned, mine in _groups(job.spec, runs, done)),
+        decides=rule.metric,
+        classes=task.classes if isinstance(task, Classification) else (),
+        rows=tuple(
+            _row(store, task, label, planned, mine, names)
+            for label, planned, mine in _groups(job.spec, runs, done, rule)
+        ),
         unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in runs if r.state != "done"),
     )
 
@@ -117,15 +131,17 @@ def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[s
             continue
         clips = queries.predictions(store, run.id, split)
         if clips:
-            finals[split] = {**regression(profile, [c.score for c in clips], [c.label for c in clips]), **values}
+            finals[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
     return finals
 
 
-def _groups(spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run]) -> list[tuple[str, int, list[_Run]]]:
+def _groups(
+    spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run], rule: Criterion
+) -> list[tuple[str, int, list[_Run]]]:
     """(label, runs planned, finished runs) of each table row: a variant, or one setting of a search."""
     variants = list(spec.get("variants") or {spec["readout"]["kind"]: {}})
     if spec.get("search"):
-        return _settings(runs, done)
+        return _settings(runs, done, rule)
     known = [*variants, *sorted({run.variant for run in runs} - set(variants))]
     seeds = len(spec["seeds"])
     return [
@@ -133,7 +149,7 @@ def _groups(spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run
     ]
 
 
-def _settings(runs: list[queries.RunRow], done: list[_Run]) -> list[tuple[str, int, list[_Run]]]:
+def _settings(runs: list[queries.RunRow], done: list[_Run], rule: Criterion) -> list[tuple[str, int, list[_Run]]]:
     """Trials of a search differ by more than the seed, so only runs of one group share a row; best on valid first."""
     groups: dict[str, list[queries.RunRow]] = {}
     for run in runs:
@@ -142,10 +158,18 @@ def _settings(runs: list[queries.RunRow], done: list[_Run]) -> list[tuple[str, i
         (f"{mine[0].variant} {key[:6]}", len(mine), [run for run in done if run.row.group_key == key])
         for key, mine in groups.items()
     ]
-    return sorted(rows, key=lambda row: min((_valid_mae(run) for run in row[2]), default=math.inf))
+    return sorted(rows, key=lambda row: min((_error(run, rule) for run in row[2]), default=math.inf))
 
 
-def _row(label: str, planned: int, runs: list[_Run], names: tuple[str, ...]) -> Row:
+def _row(
+    store: Store,
+    task: Regression | Classification,
+    label: str,
+    planned: int,
+    runs: list[_Run],
+    names: tuple[str, ...],
+) -> Row:
+    rule = CRITERIA[task.profile]
     test = [run.finals.get("test", {}) for run in runs]
     peaks = [run.row.peak_memory_bytes for run in runs if run.row.peak_memory_bytes is not None]
     return Row(
@@ -153,13 +177,14 @@ def _row(label: str, planned: int, runs: list[_Run], names: tuple[str, ...]) -> 
         finished=len(runs),
         planned=planned,
         test=_spreads(names, test),
-        valid_mae=_spread(run.finals["valid"]["mae"] for run in runs if "mae" in run.finals.get("valid", {})),
+        valid=_spread(run.finals["valid"][rule.metric] for run in runs if rule.metric in run.finals.get("valid", {})),
         health=_spreads(HEALTH, test),
         device_s=statistics.fmean(run.row.device_s for run in runs) if runs else None,
         peak_memory_bytes=max(peaks, default=None),
         trainable_parameters=max((run.row.trainable_parameters or 0 for run in runs), default=0) or None,
         constant=_constant(test, names),
-        best=_best(runs, names),
+        best=_best(runs, names, rule),
+        confusion=_confusion(store, task, runs),
     )
 
 
@@ -179,23 +204,33 @@ def _spread(values: Iterable[float]) -> Spread | None:
 
 def _constant(test: list[dict[str, float]], names: tuple[str, ...]) -> dict[str, float]:
     """The floor as the first finished run recorded it: it depends on the labels alone, not on the run."""
-    recorded: dict[str, float] = next((v for v in test if f"{CONSTANT}mae" in v), {})
+    recorded: dict[str, float] = next((v for v in test if any(name.startswith(CONSTANT) for name in v)), {})
     return {name: recorded[CONSTANT + name] for name in names if CONSTANT + name in recorded}
 
 
-def _best(runs: list[_Run], names: tuple[str, ...]) -> Best | None:
-    scored = [run for run in runs if _valid_mae(run) < math.inf]
+def _best(runs: list[_Run], names: tuple[str, ...], rule: Criterion) -> Best | None:
+    scored = [run for run in runs if _error(run, rule) < math.inf]
     if not scored:
         return None
-    best = min(scored, key=_valid_mae)
+    best = min(scored, key=lambda run: _error(run, rule))
     test = best.finals.get("test", {})
-    return Best(best.row.id, best.row.seed, _valid_mae(best), {name: test[name] for name in names if name in test})
+    valid = rule.turned(_error(best, rule))
+    return Best(best.row.id, best.row.seed, valid, {name: test[name] for name in names if name in test})
 
 
-def _valid_mae(run: _Run) -> float:
-    """For choosing: a run without a valid MAE is worse than any other."""
-    value = run.finals.get("valid", {}).get("mae", run.row.valid_mae)
-    return math.inf if value is None or math.isnan(value) else value
+def _error(run: _Run, rule: Criterion) -> float:
+    """For choosing: a run without a number on valid is worse than any other."""
+    final = run.finals.get("valid", {}).get(rule.metric)
+    error = run.row.valid_error if final is None else rule.turned(final)
+    return math.inf if error is None or math.isnan(error) else error
+
+
+def _confusion(store: Store, task: Regression | Classification, runs: list[_Run]) -> tuple[tuple[int, ...], ...] | None:
+    if not isinstance(task, Classification) or not runs:
+        return None
+    clips = [clip for run in runs for clip in queries.predictions(store, run.row.id, "test")]
+    table = confusion([clip.score for clip in clips], [clip.label for clip in clips], len(task.classes))
+    return tuple(map(tuple, table.tolist()))
 
 
 def as_json(found: Results) -> dict[str, Any]:
@@ -212,8 +247,8 @@ def _plain(value: Any) -> Any:
 
 
 def render(found: Results, console: Console) -> None:
-    """Print the tables: scores on test, cost, the run chosen on valid, and what is missing."""
-    for table in [*_scores(found, console.width), _costs(found), *_chosen(found, console.width)]:
+    """Print the tables: scores on test, confusions, cost, the run chosen on valid, and what is missing."""
+    for table in [*_scores(found, console.width), *_confusions(found), _costs(found), *_chosen(found, console.width)]:
         console.print(table)
     for run in found.unfinished:
         why = f": {run.error}" if run.error else ""
@@ -233,6 +268,19 @@ def _scores(found: Results, width: int) -> Iterator[Table]:
         title = ""
 
 
+def _confusions(found: Results) -> Iterator[Table]:
+    """True classes in rows, answers in columns; over all seeds of a variant."""
+    for row in found.rows:
+        if row.confusion is None:
+            continue
+        title = f"{row.variant}: test clips by true class (rows) and answer (columns), {row.finished} runs together"
+        said_none = any(line[-1] for line in row.confusion)
+        table = _table(title, ["", *map(escape, found.classes), *(["no class"] if said_none else [])])
+        for name, line in zip(found.classes, row.confusion, strict=True):
+            table.add_row(escape(name), *map(str, line if said_none else line[:-1]))
+        yield table
+
+
 def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]]:
     """The metrics in as many tables as the console's width asks for: a wrapped number cannot be read."""
     labels = max((len(row.variant) for row in found.rows), default=0)
@@ -242,20 +290,21 @@ def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]
 
 def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
     """One row when all variants have the same floor, else one for each of them."""
+    constant = "constant\n(most frequent)" if found.classes else "constant\n(train median)"
     floors = {row.variant: row.constant for row in found.rows if row.constant}
     if len({tuple(_plain(floor).items()) for floor in floors.values()}) > 1:  # plain: NaN is not equal to itself
-        return [(f"constant\n(train median),\n{variant}", floor) for variant, floor in floors.items()]
-    return [("constant\n(train median)", floor) for floor in list(floors.values())[:1]]
+        return [(f"{constant},\n{variant}", floor) for variant, floor in floors.items()]
+    return [(constant, floor) for floor in list(floors.values())[:1]]
 
 
 def _costs(found: Results) -> Table:
     health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
-    headings = ["variant", "valid\nmae", *map(_heading, health)]
+    headings = ["variant", "valid\n" + _heading(found.decides), *map(_heading, health)]
     table = _table("cost", [*headings, "device\nmin/run", "peak\nGiB", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
             escape(row.variant),
-            _spread_text("mae", row.valid_mae),
+            _spread_text(found.decides, row.valid),
             *(_spread_text(name, row.health.get(name)) for name in health),
             "-" if row.device_s is None else f"{row.device_s / 60:.1f}",
             "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}",
@@ -267,11 +316,11 @@ def _costs(found: Results) -> Table:
 def _chosen(found: Results, width: int) -> Iterator[Table]:
     if not any(row.best for row in found.rows):
         return
-    title = "best run of each variant, chosen by valid MAE; its numbers on test"
-    for names in _side_by_side(found, width - 16, cell=7):  # the run's seed and valid MAE stand in front
-        table = _table(title, ["run", "seed", "valid\nmae", *map(_heading, names)])
+    title = "best run of each variant, chosen on valid; its numbers on test"
+    for names in _side_by_side(found, width - 16, cell=7):  # the run's seed and its metric on valid stand in front
+        table = _table(title, ["run", "seed", "valid\n" + _heading(found.decides), *map(_heading, names)])
         for best in (row.best for row in found.rows if row.best):
-            head = (best.run_id, str(best.seed), _number("mae", best.valid_mae))
+            head = (best.run_id, str(best.seed), _number(found.decides, best.valid))
             table.add_row(*map(escape, head), *(_number(name, best.test.get(name)) for name in names))
         yield table
         title = ""

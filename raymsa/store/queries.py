@@ -78,7 +78,8 @@ class RunRow:
     step: int | None
     epoch: int | None
     best_epoch: int | None
-    valid_mae: float | None
+    valid_error: float | None
+    data_wait: float | None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 NaN has one representation. A measured number (steps, finals, predictions) is NULL in a row that is there when it is
 NaN, and reads give NaN back; what was not measured has no row. SQLite cannot hold NaN at all, so PostgreSQL does not
-either. Infinities are kept as they are. A fact of a run (`valid_mae`, `wall_s`, ...) is None when there is no number,
+either. Infinities are kept as they are. A fact of a run (`valid_error`, `wall_s`, ...) is None when there is no number,
 for whatever reason: the rows of `finals` tell why.
 """
 
@@ -150,7 +150,8 @@ runs = Table(
     Column("step", Count),
     Column("epoch", Count),
     Column("best_epoch", Count),
-    Column("valid_mae", Fact),
+    Column("valid_error", Fact),  # MAE, or 1 - weighted F1 of classes: lower is better
+    Column("data_wait", Fact),  # share of the training time spent waiting for clips
 )
 
 steps = Table(

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymsa.clip import SAMPLE_RATE, Clip, Scale
+from raymsa.clip import LEAST_SAMPLES, SAMPLE_RATE, Clip, mel_frames
 from raymsa.spec import InputsSpec
+from raymsa.target import Target
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # image_mean and image_std of the model's preprocessor_config.json
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-LEAST_SAMPLES = SAMPLE_RATE // 10  # shorter sound is filled up with silence: the tower needs 3 mel frames or more
 SECONDS_PER_GRID_UNKNOWN = 1.0  # transformers' default: 2 frames per second, 2 frames per patch
 
 
@@ -47,13 +47,15 @@ class Encoder:
     extractor: Any  # WhisperFeatureExtractor
     config: Any  # Qwen2_5OmniThinkerConfig
     inputs: InputsSpec
-    scale: Scale
+    prompt: str
+    target: Target
 
     def tokens(self, clip: Clip) -> list[int]:
         """The prompt's token ids, with one placeholder token for each vector that a tower will put there."""
         text = self.tokenizer.apply_chat_template(self.messages(clip), tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        counts = {self.config.audio_token_id: self.audio_tokens(clip), self.config.video_token_id: self._patches(clip)}
+        heard, seen = clip.audio_tokens * self._hears(clip), clip.video_tokens * self._sees(clip)
+        counts = {self.config.audio_token_id: heard, self.config.video_token_id: seen}
         return [i for token in ids for i in [token] * counts.get(token, 1)]
 
     def encode(self, clip: Clip, token_T: list[int], answer_T: list[int]) -> Encoded:
@@ -77,10 +79,6 @@ class Encoder:
         ids: list[int] = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
-    def audio_tokens(self, clip: Clip) -> int:
-        """Placeholders for the clip's sound: mel frames through two halvings (conv stride 2, pooling 2)."""
-        return ((_mel_frames(clip, self.extractor) - 1) // 2 + 1 - 2) // 2 + 1 if self._hears(clip) else 0
-
     @property
     def _vision(self) -> Any:
         return self.config.vision_config
@@ -94,9 +92,8 @@ class Encoder:
     def messages(self, clip: Clip) -> list[dict[str, Any]]:
         """The conversation the chat template renders: system, then picture, sound and words of the user."""
         media = [{"type": "video"}] * self._sees(clip) + [{"type": "audio"}] * self._hears(clip)
-        low, high = (f"{end:+g}" for end in (self.scale.low, self.scale.high))
         text = self._transcript(clip) if "text" in self.inputs.modalities else ""
-        words = self.inputs.prompt.format(text=text, low=low, high=high).strip()
+        words = self.prompt.format(text=text, **self.target.blanks()).strip()
         return [
             {"role": "system", "content": self.inputs.system},
             {"role": "user", "content": [*media, {"type": "text", "text": words}]},
@@ -122,15 +119,11 @@ class Encoder:
         steps = -(-frames // self._vision.temporal_patch_size)
         return steps, height // self._vision.patch_size, width // self._vision.patch_size
 
-    def _patches(self, clip: Clip) -> int:
-        grid_3 = self._grid(clip)
-        return int(np.prod(grid_3)) // self._vision.spatial_merge_size**2 if grid_3 else 0
-
     def _mel(self, clip: Clip) -> Tensor:
         assert clip.audio_S is not None
         samples = np.zeros(max(len(clip.audio_S), LEAST_SAMPLES), np.float32)
         samples[: len(clip.audio_S)] = clip.audio_S.astype(np.float32) / 32768
-        frames = _mel_frames(clip, self.extractor)
+        frames = mel_frames(len(clip.audio_S))
         # one window of silence behind the sound, as in a clip that is padded to 300 s, and cut off again
         padded = np.pad(samples, (0, frames * self.extractor.hop_length - len(samples) + self.extractor.n_fft))
         out = self.extractor(
@@ -182,8 +175,3 @@ def patchify(frames_FHWC: np.ndarray, vision: Any) -> Tensor:
         count // pair, pair, colours, rows // merge, merge, size, columns // merge, merge, size
     ).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return patches.reshape(count // pair * rows * columns, colours * pair * size * size)
-
-
-def _mel_frames(clip: Clip, extractor: Any) -> int:
-    assert clip.audio_S is not None
-    return -(-max(len(clip.audio_S), LEAST_SAMPLES) // int(extractor.hop_length))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from raymsa.clip import Scale
+from raymsa.target import Target, from_plain, plain
 from raymsa.training.loop import Position, Start
 from raymsa.training.student import Student
 
@@ -56,9 +56,9 @@ def adapter(folder: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def scale_of(folder: Path) -> Scale:
-    """What a score of a checkpoint's model means."""
-    return Scale(**json.loads((folder / "state.json").read_text())["scale"])
+def target_of(folder: Path) -> Target:
+    """What a checkpoint's model predicts."""
+    return from_plain(json.loads((folder / "state.json").read_text())["target"])
 
 
 def load_head(folder: Path, student: Student) -> None:
@@ -94,7 +94,7 @@ def _write(part: Path, student: Student, position: Position, optimizer: torch.op
         save_file({k: v.cpu().contiguous() for k, v in student.head.state_dict().items()}, part / "head.safetensors")
     if optimizer is not None:
         save_file(_tensors(optimizer), part / "optimizer.safetensors")
-    state = {"position": asdict(position), "scale": student.scale._asdict(), "readout": student.readout.model_dump()}
+    state = {"position": asdict(position), "target": plain(student.target), "readout": student.readout.model_dump()}
     (part / "state.json").write_text(json.dumps(state, indent=2))
     for path in part.rglob("*"):
         if path.is_file():

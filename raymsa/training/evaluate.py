@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from raymsa.clip import Clip
 from raymsa.data.ahead import ahead
 from raymsa.data.collate import Collate, within_budget
-from raymsa.readouts.base import Reading
+from raymsa.target import Reading
 from raymsa.training.student import Student
 
 
@@ -33,7 +33,7 @@ def score(student: Student, collate: Collate, clips: Iterable[Clip], batch_token
             yield Prediction(one.clip.id, one.clip.label, reading)
 
 
-def mean_absolute_error(predictions: Iterable[Prediction]) -> float:
-    """MAE over the clips that have a label; NaN when there is none."""
-    errors = [abs(p.reading.score - p.label) for p in predictions]
-    return sum(errors) / len(errors) if errors else float("nan")
+def error_of(student: Student, predictions: Iterable[Prediction]) -> float:
+    """What a model is chosen by, lower is better: see `raymsa.evaluation.metrics.CRITERIA`."""
+    found = list(predictions)
+    return student.rule.error(student.target.profile, [p.reading.score for p in found], [p.label for p in found])

@@ -30,7 +30,7 @@ class Position:
     step: int = 0  # optimizer steps done in all
     step_in_epoch: int = 0
     best_epoch: int = 0  # counted from 1; 0 is the model before training
-    best_valid_mae: float = math.inf
+    best_valid_error: float = math.inf  # MAE, or 1 - weighted F1 of classes: lower is better
 
     def stale(self) -> int:
         """Epochs since the best one."""
@@ -68,7 +68,7 @@ class Watch(Protocol):
     def step(self, progress: Progress) -> None:
         """After every optimizer step."""
 
-    def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_mae: float, best: bool) -> None:
+    def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_error: float, best: bool) -> None:
         """After every epoch, once valid has been scored."""
 
     def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
@@ -81,13 +81,13 @@ class Feed:
 
     steps: Callable[[int, int], Iterator[list[Batch]]]  # (epoch, steps to leave out) -> optimizer steps
     steps_per_epoch: int
-    valid_mae: Callable[[], float]
+    valid_error: Callable[[], float]
 
 
 def fit(
     student: Student, train: TrainSpec, feed: Feed, watch: Watch, seed: int, start: Start | None = None
 ) -> Position:
-    """Train until the last epoch, or until valid MAE has not fallen for `patience` epochs.
+    """Train until the last epoch, or until the valid error has not fallen for `patience` epochs.
 
     Raises NonFiniteLoss and OutOfMemory, each naming the step.
     """
@@ -143,12 +143,12 @@ def _epoch(
             watch.pause(position, optimizer)
             paused = time.monotonic()
     student.train_mode(False)
-    valid_mae = feed.valid_mae()
+    valid_error = feed.valid_error()
     position = replace(position, epoch=position.epoch + 1, step_in_epoch=0)
-    best = valid_mae < position.best_valid_mae
+    best = valid_error < position.best_valid_error
     if best:
-        position = replace(position, best_epoch=position.epoch, best_valid_mae=valid_mae)
-    watch.epoch(position, optimizer, valid_mae, best)
+        position = replace(position, best_epoch=position.epoch, best_valid_error=valid_error)
+    watch.epoch(position, optimizer, valid_error, best)
     return position
 
 

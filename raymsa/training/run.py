@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raymsa.clip import Batch, Clip, Scale
+from raymsa.clip import Batch, Clip
 from raymsa.data.ahead import ahead
 from raymsa.data.collate import Collate, steps, windows
-from raymsa.data.manifest import Manifest, scale
+from raymsa.data.manifest import Manifest, target
 from raymsa.data.shards import RowGroup, row_groups, shuffled
 from raymsa.errors import DataError, OutOfMemory
+from raymsa.spec import prompt_of
+from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
-from raymsa.training.evaluate import mean_absolute_error, score
+from raymsa.training.evaluate import error_of, score
 from raymsa.training.loop import Feed, Position, Progress, duration, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
 from raymsa.training.student import Student
@@ -54,7 +56,7 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     seed = work.spec.seeds[0]
     torch.manual_seed(seed)
     last = checkpoint.find(work.folder, "last")
-    student = build(work.spec, scale(work.manifest), device, last)
+    student = build(work.spec, target(work.manifest, work.spec.dataset.task), device, last)
     collate = collate_for(student, work.spec)
     position = checkpoint.position_of(last) if last else Position()
     watch = _Watch(work.folder, student, report, position)
@@ -74,13 +76,13 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     report({"memory_bytes": memory_bytes(device), "best_epoch": position.best_epoch, "finished": True})
 
 
-def build(spec: Any, scale: Scale, device: torch.device, saved: Path | None) -> Student:
+def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -> Student:
     """The student of a spec: fresh, or with the adapter and head of a checkpoint folder."""
     adapter = checkpoint.adapter(saved) if saved else None
     lora = spec.lora if spec.train.epochs else None
     thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
-    head = spec.readout.head(thinker.width)
-    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, scale, spec.model)
+    head = spec.readout.head(thinker.width, target)
+    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, target, spec.model)
     if saved:
         checkpoint.load_head(saved, student)
     student.train_mode(False)
@@ -90,7 +92,7 @@ def build(spec: Any, scale: Scale, device: torch.device, saved: Path | None) -> 
 def collate_for(student: Student, spec: Any) -> Collate:
     """How this student's clips become tensors."""
     folder = student.thinker.folder
-    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, spec.inputs, student.scale)
+    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, spec.inputs, prompt_of(spec), student.target)
     return Collate(encoder, student.readout)
 
 
@@ -111,10 +113,10 @@ def _feed(
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
         return ahead(_steps(islice(clips, count["train"]), collate, work.spec, epoch, skip))
 
-    def valid_mae() -> float:
-        return mean_absolute_error(score(student, collate, islice(clips, count["valid"]), train.batch_tokens))
+    def valid_error() -> float:
+        return error_of(student, score(student, collate, islice(clips, count["valid"]), train.batch_tokens))
 
-    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_mae), clips
+    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_error), clips
 
 
 def _steps(clips: Iterator[Clip], collate: Collate, spec: Any, epoch: int, skip: int) -> Iterator[list[Batch]]:
@@ -151,8 +153,13 @@ def _score(work: Work, student: Student, collate: Collate, stream: Stream, watch
         found = list(score(student, collate, mine, work.spec.train.batch_tokens))
         took = time.monotonic() - begun
         rows += [p.row(split) for p in found]
-        watch.log(f"scored {split}: {len(found)} clips in {duration(took)}, MAE {mean_absolute_error(found):.4f}")
+        result = _shown(student, error_of(student, found))
+        watch.log(f"scored {split}: {len(found)} clips in {duration(took)}, {result}")
     write_predictions(work.folder, rows)
+
+
+def _shown(student: Student, error: float) -> str:
+    return f"{student.rule.words} {student.rule.turned(error):.4f}"
 
 
 class _Watch:
@@ -178,15 +185,18 @@ class _Watch:
         if time.monotonic() - self._told >= REPORT_EVERY_S or p.step == progress.steps:
             self._tell(progress.line())
 
-    def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_mae: float, best: bool) -> None:
-        self._keep({"step": position.step, "epoch": position.epoch, "values": {"valid_mae": valid_mae}})
+    def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_error: float, best: bool) -> None:
+        rule = self._student.rule
+        values = {f"valid_{rule.metric}": rule.turned(valid_error)}
+        self._keep({"step": position.step, "epoch": position.epoch, "values": values})
         if best:
             checkpoint.save(self._folder, "best", self._student, position, None)
         checkpoint.save(self._folder, "last", self._student, position, optimizer)
-        line = f"epoch {position.epoch} done: valid MAE {valid_mae:.4f}"
-        line += " (best so far)" if best else f" (best {position.best_valid_mae:.4f}, epoch {position.best_epoch})"
-        best_so_far = {"best_epoch": position.best_epoch, "best_valid_mae": position.best_valid_mae}
-        self._tell(line, valid_mae=valid_mae, epoch=position.epoch, **best_so_far)
+        line = f"epoch {position.epoch} done: valid {_shown(self._student, valid_error)}"
+        best_value = rule.turned(position.best_valid_error)
+        line += " (best so far)" if best else f" (best {best_value:.4f}, epoch {position.best_epoch})"
+        best_so_far = {"best_epoch": position.best_epoch, "best_valid_error": position.best_valid_error}
+        self._tell(line, valid_error=valid_error, epoch=position.epoch, **best_so_far)
 
     def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
         checkpoint.save(self._folder, "last", self._student, position, optimizer)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raymsa.clip import Batch, Scale
-from raymsa.readouts.base import Reading, Readout
+from raymsa.clip import Batch
+from raymsa.evaluation.metrics import CRITERIA, Criterion
+from raymsa.readouts.base import Readout
 from raymsa.spec import ModelSpec, TrainSpec
+from raymsa.target import Reading, Target
 from raymsa.thinker.load import Thinker, compute_type
 
 
@@ -21,19 +23,24 @@ class Student:
     thinker: Thinker
     readout: Readout
     head: nn.Module | None
-    scale: Scale
+    target: Target
     model: ModelSpec
 
     def loss_B(self, batch: Batch) -> Tensor:
         """One loss per clip [B]."""
         with self._autocast():
-            return self.readout.loss_B(self.head, self.thinker, batch.to(self.thinker.device), self.scale)
+            return self.readout.loss_B(self.head, self.thinker, batch.to(self.thinker.device), self.target)
 
     @torch.inference_mode()
     def read(self, batch: Batch) -> list[Reading]:
         """One reading per clip."""
         with self._autocast():
-            return self.readout.read(self.head, self.thinker, batch.to(self.thinker.device), self.scale)
+            return self.readout.read(self.head, self.thinker, batch.to(self.thinker.device), self.target)
+
+    @property
+    def rule(self) -> Criterion:
+        """What decides on valid."""
+        return CRITERIA[self.target.profile]
 
     def groups(self, train: TrainSpec) -> list[dict[str, object]]:
         """Optimizer groups: adapters and head, each with its own learning rate."""
