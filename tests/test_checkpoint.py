@@ -48,7 +48,9 @@ def trained(student: Student, seed=3) -> Student:
 
 def batch_for(student: Student, clips=MIXED[:4]):
     folder, inputs = student.thinker.folder, InputsSpec(prompt="{text}\nHow?")
-    collate = Collate(Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, SCALE), student.readout)
+    collate = Collate(
+        Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, str(inputs.prompt), SCALE), student.readout
+    )
     return collate([collate.measure(c) for c in clips], answers=True)
 
 

@@ -89,7 +89,7 @@ def test_sound_of_a_hundredth_of_a_second_is_filled_up_not_lost(encoder_for, tin
     collate = Collate(encoder_for(), Discriminative())
     short = clip("short", "oh", 0, 0.01)
     batch = collate([collate.measure(short)])
-    assert len(tiny_thinker._hear(batch)) == collate.encoder.audio_tokens(short) > 0
+    assert len(tiny_thinker._hear(batch)) == short.audio_tokens > 0
 
 
 def test_answers_stand_at_the_end_and_only_they_are_marked(encoder_for):

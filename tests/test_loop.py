@@ -22,7 +22,7 @@ from raymsa.readouts.base import Readout
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, LoraSpec, ModelSpec, TrainSpec, check
-from raymsa.target import Scale
+from raymsa.target import Labels, Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint, run
@@ -55,7 +55,9 @@ def make_student(readout, seed=0, dropout=0.0, modalities=("text",), quantizatio
 def batches_of(student, sizes, clips=WORDS, modalities=("text",)):
     folder = student.thinker.folder
     inputs = InputsSpec(prompt="{text}\nHow?", modalities=modalities)
-    collate = Collate(Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, SCALE), student.readout)
+    collate = Collate(
+        Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, str(inputs.prompt), SCALE), student.readout
+    )
     source = iter(clips)
     return [collate([collate.measure(next(source)) for _ in range(size)], answers=True) for size in sizes]
 
@@ -388,8 +390,8 @@ def work(home, tmp_path_factory):
         cut_sound=0,
         damaged=0,
         rejects=0,
-        labels=manifests.LabelStats(mean=0.0, sd=2.0, median=0.0),
-        settings={"low": -3, "high": 3},
+        labels=Labels(mean=0.0, sd=2.0, median=0.0),
+        settings={},
         versions={},
         files=tuple(files),
     )

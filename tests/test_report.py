@@ -86,7 +86,7 @@ def test_the_best_run_is_chosen_on_valid_not_on_test(store: Store) -> None:
     assert best is not None
     assert best.seed == 2
     assert best.test["mae"] == pytest.approx(0.7)
-    assert "chosen by valid MAE" in printed(found)
+    assert "chosen on valid" in printed(found)
 
 
 def test_runs_without_results_are_listed_with_their_reason(store: Store) -> None:

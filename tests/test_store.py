@@ -100,13 +100,26 @@ def test_migrations_from_empty_give_the_tables_of_the_code(store: Store) -> None
         assert migrations.version(connection) == migrations.HEAD == max(migrations.known())
 
 
+def test_a_store_of_the_first_schema_is_upgraded_and_keeps_what_it_holds(url: str) -> None:
+    with Store.open(url) as store:
+        stores.add_runs(store, stores.put(store), "r1")
+        with store.write() as connection:  # back to 0001, as the first raymsa left it
+            connection.execute(text("UPDATE runs SET valid_error = 0.75"))
+            connection.execute(text("ALTER TABLE runs RENAME COLUMN valid_error TO valid_mae"))
+            connection.execute(text("ALTER TABLE runs DROP COLUMN data_wait"))
+            connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'"))
+    with Store.open(url) as store:
+        run = queries.run(store, "r1")
+        assert (run.valid_error, run.data_wait) == (0.75, None)
+
+
 # What is wrong, in one line
 
 
 def test_a_store_of_a_newer_version_is_refused(store: Store, url: str) -> None:
     with store.write() as connection:
         connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0999'"))
-    with pytest.raises(StoreError, match=r"version 0999 .* knows versions up to 0001: upgrade raymsa"):
+    with pytest.raises(StoreError, match=r"version 0999 .* knows versions up to 0002: upgrade raymsa"):
         Store.open(url)
 
 

@@ -36,6 +36,9 @@ class Collate:
     readout: Readout
     side: Side = "left"  # generation needs left padding; nothing depends on it otherwise
 
+    def __post_init__(self) -> None:
+        self.readout.check(self.encoder.answer_tokens, self.encoder.target)
+
     def measure(self, clip: Clip) -> Measured:
         """The clip with its prompt tokens."""
         return Measured(clip, self.encoder.tokens(clip))

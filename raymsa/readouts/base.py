@@ -9,6 +9,7 @@ Axes: B clips, T tokens, D width of the Thinker, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -60,6 +61,9 @@ class Readout(Spec):
     def answer(self, label: float, target: Target) -> str | None:
         """The words to be learned for a label, or None when the readout learns no words."""
         return None
+
+    def check(self, tokens: Callable[[str], list[int]], target: Target) -> None:
+        """Called with the model's tokenizer before a run begins. Raises SpecError when this readout cannot work."""
 
     def head(self, width: int, target: Target) -> nn.Module | None:
         """The readout's own trainable parts, in fp32, or None."""

@@ -5,11 +5,13 @@ Trained on the answer tokens only. With `train.epochs: 0` it is the zero-shot ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from raymsa.clip import Batch
+from raymsa.errors import SpecError
 from raymsa.readouts.base import Backbone, Embedded, Readout
 from raymsa.target import Reading, Target
 
@@ -28,6 +30,15 @@ class Generative(Readout):
     def answer(self, label: float, target: Target) -> str:
         """`+1.40`, or the class's name."""
         return target.say(label)
+
+    def check(self, tokens: Callable[[str], list[int]], target: Target) -> None:
+        """An answer that is cut off could never be right."""
+        longest = max(target.answers(), key=lambda answer: len(tokens(answer)))
+        if len(tokens(longest)) > self.max_new_tokens:
+            raise SpecError(
+                f"readout.max_new_tokens: given {self.max_new_tokens}; the answer {longest!r} has "
+                f"{len(tokens(longest))} tokens with its end: give that many or more"
+            )
 
     def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> Tensor:
         """Mean cross-entropy over each clip's answer tokens; only their positions reach lm_head."""

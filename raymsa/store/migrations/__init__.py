@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect, text
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 FOLDER = Path(__file__).parent
 VERSION_TABLE = "raymsa_version"  # not alembic's default: Optuna and MLflow use that one in the same database
 
