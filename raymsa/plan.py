@@ -9,6 +9,7 @@ from raymsa.data.manifest import shaping
 from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
 from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
+from raymsa.target import Labels
 
 TASKS = ("prepare", "train")  # of every job, in this order
 
@@ -84,7 +85,7 @@ def trainable(spec: Any) -> int | str:
     config = _config(spec.model)
     if isinstance(config, str):
         return config
-    head = spec.readout.head(config.text_config.hidden_size)
+    head = spec.readout.head(config.text_config.hidden_size, spec.dataset.task.with_labels(Labels()))
     own = sum(p.numel() for p in head.parameters()) if head is not None else 0
     return own + parameter_counts(config, spec.lora, spec.inputs.modalities).lora
 

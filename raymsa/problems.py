@@ -31,7 +31,12 @@ LONGEST = 100  # characters of a given value that are shown
 
 def lines_for(error: ValidationError, model: Any) -> list[str]:
     """One line per problem of a failed validation as `model`."""
-    return [_line(problem, model) for problem in error.errors() if not _follows(problem)]
+    return [_one_line(_line(problem, model)) for problem in error.errors() if not _follows(problem)]
+
+
+def _one_line(text: str) -> str:
+    """A key of a YAML file may hold anything, line ends too."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _follows(problem: Any) -> bool:

@@ -15,7 +15,7 @@ def test_every_readout_and_dataset_layout_is_listed_with_what_it_is() -> None:
     listed = {(r.field, r.kind) for r in kinds() if r.field.endswith(".kind")}
     assert {kind for field, kind in listed if field == "readout.kind"} == set(READOUTS)
     assert {kind for field, kind in listed if field == "dataset.kind"} == set(LAYOUTS)
-    assert row("readout.kind", "disc")["description"] == "A regression head on the hidden state of the last token."
+    assert row("readout.kind", "disc")["description"] == "A small head on the hidden state of the last token."
 
 
 def test_a_field_has_its_type_bounds_default_and_description() -> None:

@@ -272,7 +272,7 @@ def test_a_discriminative_score_out_of_range_is_clipped_and_marked(tiny_thinker,
 @pytest.mark.parametrize("modalities", [ALL, ("text",)], ids=["media", "words"])
 def test_greedy_decoding_is_what_transformers_own_generate_says(modalities, tiny_thinker, collate_for):
     readout = Generative(max_new_tokens=5)
-    collate = collate_for(readout, modalities=modalities)
+    collate = collate_for(Generative(), modalities=modalities)
     (batch,) = batches(collate, [5])
     tokenizer, stock = tiny_thinker.tokenizer, tiny_thinker.model.get_base_model()
     seconds = [2 * c.seconds / len(c.frames_FHWC) for c in MIXED if c.frames_FHWC is not None]
@@ -325,7 +325,7 @@ def test_decoding_stops_at_the_end_of_the_turn(tiny_thinker, collate_for, lm_hea
 
 def test_decoding_says_no_more_tokens_than_allowed(tiny_thinker, collate_for, lm_head_rows):
     readout = Generative(max_new_tokens=2)
-    readings(readout, tiny_thinker, collate_for(readout), [5])
+    readings(readout, tiny_thinker, collate_for(Generative()), [5])
     assert lm_head_rows in ([5], [5, 5])
 
 
