@@ -16,6 +16,7 @@ from raymsa import __version__
 from raymsa.errors import RaymsaError
 from raymsa.home import store_url
 from raymsa.store import Store
+from raymsa.words import for_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,22 +108,4 @@ def say(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Data for a program, on stdout; NaN is null, because JSON has none."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))) else value
-
-
-def ago(seconds: float) -> str:
-    """`12s`, `4m`, `2h03m`, `3d`: how long something took or takes."""
-    whole = int(max(0, seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole < 86400 else f"{whole // 86400}d"
+    click.echo(json.dumps(for_json(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from raymsa import queue
-from raymsa.cli.base import ago, json_option, main, open_store, print_json, store_option
+from raymsa.cli.base import json_option, main, open_store, print_json, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.evaluation.metrics import CRITERIA
 from raymsa.home import run_dir
 from raymsa.store import Store, queries
 from raymsa.target import task_of
+from raymsa.words import duration
 
 LAST_LINES = 8  # of a failed run's log, shown by status
 ENDED = ("done", "failed", "cancelled")
@@ -40,7 +41,7 @@ def list_command(url: str | None, as_json: bool) -> None:
     table = Table("job", "name", "state", "runs", "submitted", "by", box=None, pad_edge=False)
     for row in rows:
         runs = f"{row['runs'].get('done', 0)}/{row['planned']}"
-        when = f"{ago(time.time() - row['created_at'])} ago"
+        when = f"{duration(time.time() - row['created_at'])} ago"
         table.add_row(row["id"], row["name"], row["state"], runs, when, row["submitted_by"])
     console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
 
@@ -142,7 +143,7 @@ def _task_table(tasks: list[queries.Task]) -> Table:
     table = Table("task", "state", "attempt", "driver", "for", "why", box=None, pad_edge=False)
     for task in tasks:
         end = task.finished_at or time.time()
-        took = ago(end - task.started_at) if task.started_at else ""
+        took = duration(end - task.started_at) if task.started_at else ""
         why = task.error or ("waits for the task before it" if task.state == "queued" and task.seq else "")
         table.add_row(task.kind, task.state, f"{task.attempts}/{task.max_attempts}", task.driver or "", took, why)
     return table
@@ -154,7 +155,7 @@ def _run_table(runs: list[queries.RunRow]) -> Table:
         step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
         rule = CRITERIA[task_of(run.spec).profile]
         valid = "" if run.valid_error is None else f"{rule.words} {rule.turned(run.valid_error):.4f}"
-        cells = (run.id, run.state, str(run.epoch or ""), step, valid, str(run.attempts), ago(run.device_s))
+        cells = (run.id, run.state, str(run.epoch or ""), step, valid, str(run.attempts), duration(run.device_s))
         table.add_row(*cells)
     return table
 

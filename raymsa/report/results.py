@@ -20,6 +20,7 @@ from rich.table import Table
 from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, confusion, measure
 from raymsa.store import Store, queries
 from raymsa.target import Classification, Regression, task_of
+from raymsa.words import for_json
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
 HEALTH = ("unparsable", "out_of_range")
@@ -235,15 +236,7 @@ def _confusion(store: Store, task: Regression | Classification, runs: list[_Run]
 
 def as_json(found: Results) -> dict[str, Any]:
     """The same as plain data, unrounded; NaN is null, because JSON has none."""
-    return _plain(asdict(found))  # type: ignore[no-any-return]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return for_json(asdict(found))  # type: ignore[no-any-return]
 
 
 def render(found: Results, console: Console) -> None:
@@ -292,7 +285,7 @@ def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
     """One row when all variants have the same floor, else one for each of them."""
     constant = "constant\n(most frequent)" if found.classes else "constant\n(train median)"
     floors = {row.variant: row.constant for row in found.rows if row.constant}
-    if len({tuple(_plain(floor).items()) for floor in floors.values()}) > 1:  # plain: NaN is not equal to itself
+    if len({tuple(for_json(floor).items()) for floor in floors.values()}) > 1:  # plain: NaN is not equal to itself
         return [(f"{constant},\n{variant}", floor) for variant, floor in floors.items()]
     return [(constant, floor) for floor in list(floors.values())[:1]]
 

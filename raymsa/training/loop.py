@@ -18,6 +18,7 @@ from raymsa.clip import Batch
 from raymsa.errors import NonFiniteLoss, OutOfMemory
 from raymsa.spec import TrainSpec
 from raymsa.training.student import Student
+from raymsa.words import duration
 
 STEPS_IN_A_RATE = 20  # steps differ in length (buckets), so one alone says little
 
@@ -251,11 +252,3 @@ def memory_bytes(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def duration(seconds: float) -> str:
-    """`4m10s`, `2h03m`."""
-    whole = int(max(0, seconds))
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -27,9 +27,10 @@ from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
 from raymsa.training.evaluate import error_of, score
-from raymsa.training.loop import Feed, Position, Progress, duration, fit, memory_bytes
+from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
 from raymsa.training.student import Student
+from raymsa.words import duration
 
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
 

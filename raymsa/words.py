@@ -1,0 +1,25 @@
+"""How values are told: durations for people, numbers for programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """`12s`, `4m10s`, `2h03m`, `3d`."""
+    whole = int(max(0, seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole < 86400 else f"{whole // 86400}d"
+
+
+def for_json(value: Any) -> Any:
+    """The same plain data with null for NaN and infinities, because JSON has none."""
+    if isinstance(value, dict):
+        return {str(key): for_json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [for_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
