@@ -11,7 +11,8 @@ from raymsa.data.collate import Collate
 from raymsa.errors import SpecError
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
-from raymsa.report.results import as_json, render, results
+from raymsa.report.results import as_json, results
+from raymsa.report.tables import render
 from raymsa.spec import READOUTS, InputsSpec
 from raymsa.store import Store, queries
 from raymsa.target import Classes

@@ -12,7 +12,8 @@ from rich.console import Console
 from raymsa.errors import NotFound
 from raymsa.evaluation.metrics import PROFILES, constant_scores, measure
 from raymsa.queue import NewTask, put
-from raymsa.report.results import Results, as_json, render, results
+from raymsa.report.results import Results, as_json, results
+from raymsa.report.tables import render
 from raymsa.store import Store, records
 
 LABEL = [-2.0, -0.4, 0.0, 0.6, 1.8, 2.4]

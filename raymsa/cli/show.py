@@ -115,7 +115,8 @@ def results_command(job: str, url: str | None, as_json: bool) -> None:
 def show_results(store: Store, job_id: str, as_json: bool) -> None:
     """Print a job's results."""
     from raymsa.report.results import as_json as plain
-    from raymsa.report.results import render, results
+    from raymsa.report.results import results
+    from raymsa.report.tables import render
 
     found = results(store, job_id)
     if as_json:
