@@ -1,7 +1,7 @@
 """The results of a job: one row per variant, mean and sd over its seeds, what it cost, and what is not finished.
 
-`results` gathers, unrounded; `as_json` and report/tables.py show the same numbers. A run that is not done is listed, never
-left out in silence, and a NaN stays NaN: it is not skipped in a mean.
+`results` gathers, unrounded; `as_json` and report/tables.py show the same numbers. A run that is not done is listed,
+never left out in silence, and a NaN stays NaN: it is not skipped in a mean.
 """
 
 from __future__ import annotations
