@@ -1,4 +1,4 @@
-"""Label files to clips: what is a clip, what is rejected and in which words, and what every layout must do."""
+"""Label files to clips: what is a clip, what is rejected and in which words; tables of one's own, synthetic clips."""
 
 import csv
 import json
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymsa.clip import SPLITS, RawClip, Reject
+from raymsa.clip import RawClip, Reject
 from raymsa.data.media import decode
 from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError, SpecError
-from raymsa.spec import LAYOUTS, load_dataset
+from raymsa.spec import load_dataset
 
 MOSI = Cmu(name="mosi")
 HEADER = ["video_id", "clip_id", "text", "label", "mode"]
@@ -221,53 +221,3 @@ def test_words_of_synthetic_clips_tell_the_score(tmp_path):
     worst, best = (" ".join(clip.text for clip in part) for part in (by_label[:15], by_label[-15:]))
     assert "awful" in worst and "wonderful" in best
     assert "wonderful" not in worst and "awful" not in best
-
-
-# The contract: what a new file in datasets/ has to do, whatever its layout. A new kind adds one line here.
-EXAMPLES = {
-    "cmu": lambda raw: (MOSI, write_labels(raw, [GOOD, ["v", "2", "x", "bad", "test"]])),
-    "table": lambda raw: (
-        TABLE,
-        (raw / "t.csv").write_text("id,said,score,split,file,from\na,x,1,test,a.wav,\nb,,x,y,,\n"),
-    ),
-    "synthetic": lambda raw: (SMALL, None),
-}
-
-
-@pytest.fixture(params=sorted(LAYOUTS))
-def example(request, tmp_path):
-    assert request.param in EXAMPLES, f"add an example of {request.param!r} to EXAMPLES"
-    (tmp_path / "raw").mkdir()
-    dataset, _ = EXAMPLES[request.param](tmp_path / "raw")
-    return dataset, tmp_path / "raw"
-
-
-def test_every_layout_yields_clips_inside_its_folder(example):
-    dataset, raw = example
-    dataset.make(raw)
-    results = list(dataset.clips(raw))
-    clips = [result for result in results if isinstance(result, RawClip)]
-    assert clips and all(isinstance(result, RawClip | Reject) for result in results)
-    assert len({clip.id for clip in clips}) == len(clips)
-    for clip in clips:
-        assert clip.split in SPLITS and dataset.low <= clip.label <= dataset.high
-        assert clip.media is None or (raw / clip.media).resolve().is_relative_to(raw.resolve())
-
-
-def test_every_layout_reads_the_same_twice(example):
-    dataset, raw = example
-    dataset.make(raw)
-    assert list(dataset.clips(raw)) == list(dataset.clips(raw))
-
-
-def test_every_layout_says_in_one_line_what_it_misses(example, tmp_path):
-    dataset, _ = example
-    with pytest.raises(DataError) as caught:
-        list(dataset.clips(tmp_path / "nothing"))
-    assert "nothing" in str(caught.value) and "\n" not in str(caught.value)
-    assert dataset.expects != LAYOUTS[dataset.kind].__mro__[1].expects
-
-
-def test_every_layout_survives_json(example):
-    dataset, _ = example
-    assert type(dataset).model_validate_json(dataset.model_dump_json()) == dataset
