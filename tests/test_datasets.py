@@ -152,6 +152,31 @@ def test_a_wrong_json_line_is_rejected_and_the_next_is_read(tmp_path, line, reas
     assert reason in reject.reason and isinstance(clip, RawClip)
 
 
+@pytest.mark.parametrize("place", ["second", "", "nan", "inf"])
+def test_a_place_that_is_no_number_is_rejected(tmp_path, place):
+    (tmp_path / "t.csv").write_text(f"id,text,score,split,turn\na,x,1,test,{place}\nb,y,1,test,2\n")
+    reject, clip = Table(name="t", file="t.csv", columns=Columns(order="turn")).clips(tmp_path)
+    assert reject.reason == f"turn {place!r} is not a number" and clip.order == 2
+
+
+def test_a_second_label_column_can_be_the_task(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "text": "x", "score": 1, "split": "test", "anger": "YES"}\n')
+    task = {"kind": "classification", "classes": ("no", "yes"), "target": "anger"}
+    (clip,) = Table(name="t", file="t.jsonl", columns=Columns(targets=("anger",)), task=task).clips(tmp_path)
+    assert clip.label == 1 and clip.targets == {"label": "1", "anger": "YES"}
+
+
+def test_no_other_column_can_stand_for_the_label(tmp_path):
+    with pytest.raises(ValueError, match=r"`label` is the column that `score` names \(mood\)"):
+        Columns(score="mood", targets=("label",))
+
+
+def test_a_target_that_no_column_has_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text,score,split\na,x,1,test\n")
+    with pytest.raises(DataError, match=r"t: task.target: given 'anger'; this label file has label"):
+        list(Table(name="t", file="t.csv", task={"kind": "regression", "target": "anger"}).clips(tmp_path))
+
+
 def test_a_table_cannot_reach_outside_its_folder(tmp_path):
     (tmp_path / "t.csv").write_text("id,said,score,split,file,from\na,x,1,test,../b.wav,\nb,x,1,test,/etc/passwd,\n")
     assert [reject.reason for reject in TABLE.clips(tmp_path)] == ["the path leaves the raw folder"] * 2

@@ -39,6 +39,7 @@ WITHOUT_TEXT = tuple(name for name in COLUMNS if name != "text")
         (["Video/Segmented/a_1.mp4", "Audio/WAV_16000/Segmented/a_1.wav"], "Video/Segmented/a_1.mp4"),
         (["Raw/Videos/Segmented/Combined/a_1.mp4"], "Raw/Videos/Segmented/Combined/a_1.mp4"),
         (["Audio/WAV_16000/Segmented/a_1.wav", "Video/Full/a.mp4"], "Audio/WAV_16000/Segmented/a_1.wav"),
+        (["Raw/Audio/WAV_16000/Segmented/a_1.wav"], "Raw/Audio/WAV_16000/Segmented/a_1.wav"),
         (["raw/a/1.mp4", "wav/a/1.wav"], "raw/a/1.mp4"),
         (["wav/a/1.wav"], "wav/a/1.wav"),
         ([], "Raw/a/1.mp4"),
@@ -189,7 +190,9 @@ def test_the_sentiment_of_an_utterance_can_be_the_task(tmp_path):
 def test_dialogues_of_two_splits_have_nothing_to_do_with_each_other(tmp_path):
     write_meld(tmp_path, meld_row("x", "joy", 0, 0), meld_row("y", "joy", 0, 1))
     write_meld(tmp_path, meld_row("z", "joy", 0, 2), name="dev_sent_emo.csv")
-    assert [clip.previous for clip in with_previous(list(Meld(name="m").clips(tmp_path)))] == [(), ("x",), ()]
+    clips = list(Meld(name="m").clips(tmp_path))
+    assert [clip.video_id for clip in clips] == ["train_dia0", "train_dia0", "dev_dia0"]
+    assert [clip.previous for clip in with_previous(clips)] == [(), ("x",), ()]
 
 
 def test_two_copies_of_a_label_file_are_not_chosen_between(tmp_path):
@@ -228,3 +231,10 @@ def test_a_json_file_that_is_unusable_is_one_line(tmp_path, content, words):
     (tmp_path / "train.json").write_text(content)
     with pytest.raises(DataError, match=words):
         list(Cherma(name="cherma").clips(tmp_path))
+
+
+def test_two_label_files_of_one_split_are_not_chosen_between(tmp_path):
+    for name in ("dev.json", "val.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(DataError, match=r"dev\.json and val\.json are both the labels of valid"):
+        Cherma(name="cherma").clips(tmp_path)

@@ -52,9 +52,10 @@ def test_what_is_exported_for_ms_swift_reads_back_as_it_was(tmp_path_factory, ta
 def test_an_exported_line_is_what_ms_swift_reads(tmp_path):
     clip = RawClip("1", "v", "I like it.", 2.0, "valid", Path("c/1.wav"))
     export([clip], Classification(classes=("a", "b", "c")), tmp_path / "raw", tmp_path / "out")
-    line = json.loads((tmp_path / "out/val.jsonl").read_text())
+    text = (tmp_path / "out/val.jsonl").read_text()
+    line = json.loads(text)
     assert line["messages"] == [{"role": "user", "content": "<audio>I like it."}]
-    assert line["audios"] == [str(tmp_path / "raw/c/1.wav")] and line["label"] == 2
+    assert line["audios"] == [str(tmp_path / "raw/c/1.wav")] and '"label": 2,' in text
     with pytest.raises(DataError, match=r"val\.jsonl: there already"):
         export([clip], Regression(), tmp_path / "raw", tmp_path / "out")
 
@@ -90,3 +91,19 @@ def test_a_file_of_another_name_needs_a_split_in_each_line(tmp_path):
         Swift(name="s").clips(tmp_path)
     clip, reject = Swift(name="s", files=["all.jsonl"]).clips(tmp_path)
     assert (clip.split, clip.text) == ("valid", "x") and "split '' is none of" in reject.reason
+
+
+def test_what_the_user_says_is_the_text_without_the_places_of_the_media(tmp_path):
+    said = [("system", "Be brief."), ("user", "<audio><video>It was\nfine."), ("assistant", "1")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    lines(tmp_path / "train.jsonl", {"messages": messages, "label": 1, "videos": ["a.mp4"]})
+    (clip,) = Swift(name="s").clips(tmp_path)
+    assert clip.text == "It was\nfine."
+
+
+def test_a_class_is_counted_from_0_or_named(tmp_path):
+    messages = [{"role": "user", "content": "x"}]
+    lines(tmp_path / "train.jsonl", *({"messages": messages, "label": label} for label in (1, 1.0, "happy", 2, -1)))
+    rows = list(Swift(name="s", task=Classification(classes=("sad", "happy"))).clips(tmp_path))
+    assert [row.label for row in rows[:3]] == [1, 1, 1]
+    assert [row.reason for row in rows[3:]] == ["label '2' is none of sad, happy", "label '-1' is none of sad, happy"]

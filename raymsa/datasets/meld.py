@@ -95,7 +95,7 @@ def _only(listing: Listing, name: str) -> str | None:
 
 def _rows(listing: Listing, part: _Part, path: Path) -> Iterator[Row | Reject]:
     folder = _clip_folder(listing, part)
-    for _, fields in table_rows(path, COLUMNS, encodings=("utf-8-sig", "cp1252", "latin-1")):
+    for _, fields in table_rows(path, COLUMNS, encodings=("utf-8-sig", "latin-1")):
         if isinstance(fields, Reject):
             yield replace(fields, id=f"{part.labels} {fields.id}")
         else:
