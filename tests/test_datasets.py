@@ -1,4 +1,4 @@
-"""Label files to clips: what is a clip, what is rejected and in which words, and what every layout must do."""
+"""Label files to clips: what is a clip, what is rejected and in which words; tables of one's own, synthetic clips."""
 
 import csv
 import json
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymsa.clip import SPLITS, RawClip, Reject
+from raymsa.clip import RawClip, Reject
 from raymsa.data.media import decode
 from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError, SpecError
-from raymsa.spec import LAYOUTS, load_dataset
+from raymsa.spec import load_dataset
 
 MOSI = Cmu(name="mosi")
 HEADER = ["video_id", "clip_id", "text", "label", "mode"]
@@ -152,6 +152,31 @@ def test_a_wrong_json_line_is_rejected_and_the_next_is_read(tmp_path, line, reas
     assert reason in reject.reason and isinstance(clip, RawClip)
 
 
+@pytest.mark.parametrize("place", ["second", "", "nan", "inf"])
+def test_a_place_that_is_no_number_is_rejected(tmp_path, place):
+    (tmp_path / "t.csv").write_text(f"id,text,score,split,turn\na,x,1,test,{place}\nb,y,1,test,2\n")
+    reject, clip = Table(name="t", file="t.csv", columns=Columns(order="turn")).clips(tmp_path)
+    assert reject.reason == f"turn {place!r} is not a number" and clip.order == 2
+
+
+def test_a_second_label_column_can_be_the_task(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "text": "x", "score": 1, "split": "test", "anger": "YES"}\n')
+    task = {"kind": "classification", "classes": ("no", "yes"), "target": "anger"}
+    (clip,) = Table(name="t", file="t.jsonl", columns=Columns(targets=("anger",)), task=task).clips(tmp_path)
+    assert clip.label == 1 and clip.targets == {"label": "1", "anger": "YES"}
+
+
+def test_no_other_column_can_stand_for_the_label(tmp_path):
+    with pytest.raises(ValueError, match=r"`label` is the column that `score` names \(mood\)"):
+        Columns(score="mood", targets=("label",))
+
+
+def test_a_target_that_no_column_has_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text,score,split\na,x,1,test\n")
+    with pytest.raises(DataError, match=r"t: task.target: given 'anger'; this label file has label"):
+        list(Table(name="t", file="t.csv", task={"kind": "regression", "target": "anger"}).clips(tmp_path))
+
+
 def test_a_table_cannot_reach_outside_its_folder(tmp_path):
     (tmp_path / "t.csv").write_text("id,said,score,split,file,from\na,x,1,test,../b.wav,\nb,x,1,test,/etc/passwd,\n")
     assert [reject.reason for reject in TABLE.clips(tmp_path)] == ["the path leaves the raw folder"] * 2
@@ -221,53 +246,3 @@ def test_words_of_synthetic_clips_tell_the_score(tmp_path):
     worst, best = (" ".join(clip.text for clip in part) for part in (by_label[:15], by_label[-15:]))
     assert "awful" in worst and "wonderful" in best
     assert "wonderful" not in worst and "awful" not in best
-
-
-# The contract: what a new file in datasets/ has to do, whatever its layout. A new kind adds one line here.
-EXAMPLES = {
-    "cmu": lambda raw: (MOSI, write_labels(raw, [GOOD, ["v", "2", "x", "bad", "test"]])),
-    "table": lambda raw: (
-        TABLE,
-        (raw / "t.csv").write_text("id,said,score,split,file,from\na,x,1,test,a.wav,\nb,,x,y,,\n"),
-    ),
-    "synthetic": lambda raw: (SMALL, None),
-}
-
-
-@pytest.fixture(params=sorted(LAYOUTS))
-def example(request, tmp_path):
-    assert request.param in EXAMPLES, f"add an example of {request.param!r} to EXAMPLES"
-    (tmp_path / "raw").mkdir()
-    dataset, _ = EXAMPLES[request.param](tmp_path / "raw")
-    return dataset, tmp_path / "raw"
-
-
-def test_every_layout_yields_clips_inside_its_folder(example):
-    dataset, raw = example
-    dataset.make(raw)
-    results = list(dataset.clips(raw))
-    clips = [result for result in results if isinstance(result, RawClip)]
-    assert clips and all(isinstance(result, RawClip | Reject) for result in results)
-    assert len({clip.id for clip in clips}) == len(clips)
-    for clip in clips:
-        assert clip.split in SPLITS and dataset.low <= clip.label <= dataset.high
-        assert clip.media is None or (raw / clip.media).resolve().is_relative_to(raw.resolve())
-
-
-def test_every_layout_reads_the_same_twice(example):
-    dataset, raw = example
-    dataset.make(raw)
-    assert list(dataset.clips(raw)) == list(dataset.clips(raw))
-
-
-def test_every_layout_says_in_one_line_what_it_misses(example, tmp_path):
-    dataset, _ = example
-    with pytest.raises(DataError) as caught:
-        list(dataset.clips(tmp_path / "nothing"))
-    assert "nothing" in str(caught.value) and "\n" not in str(caught.value)
-    assert dataset.expects != LAYOUTS[dataset.kind].__mro__[1].expects
-
-
-def test_every_layout_survives_json(example):
-    dataset, _ = example
-    assert type(dataset).model_validate_json(dataset.model_dump_json()) == dataset

@@ -1,5 +1,6 @@
 """What every dataset config says, the one method a layout has to bring, and the rules every row is held to."""
 
+import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from raymsa.errors import DataError
 from raymsa.plugins import Spec
 from raymsa.target import Language, Regression, Task
 
-SPLIT_SPELLINGS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+SPLIT_SPELLINGS = {"train": "train", "test": "test", **dict.fromkeys(("valid", "val", "dev", "validation"), "valid")}
 
 
 class MediaSettings(Spec):
@@ -80,7 +81,7 @@ class Layout(Spec):
         Raises DataError when the rows do not have the label that the task asks for.
         """
         seen: Counter[str] = Counter()
-        for number, row in enumerate(rows):
+        for number, row in enumerate(_in_one_order(list(rows))):
             if isinstance(row, Reject):
                 yield row
                 continue
@@ -102,7 +103,7 @@ class Layout(Spec):
             return f"split {row.split!r} is none of train, valid, test"
         if not row.text.strip() and not row.media:
             return "neither text nor media"
-        return self._label_problem(row) or _path_problem(row.media)
+        return self._label_problem(row) or _path_problem(row.media) or _text_problem(row)
 
     def _label_problem(self, row: Row) -> str | None:
         if self.target not in row.targets:
@@ -139,6 +140,24 @@ def with_previous(rows: list[RawClip | Reject]) -> list[RawClip | Reject]:
             before = [c.text for c in group[:at] if c.order < clip.order and c.text]
             previous[clip.id] = tuple(before[-CONTEXT_MOST:])
     return [replace(row, previous=previous[row.id]) if isinstance(row, RawClip) else row for row in rows]
+
+
+def _in_one_order(rows: list[Row | Reject]) -> list[Row | Reject]:
+    """The same rows; where one of a video has no place of its own, all of that video are in the file's order."""
+    without = {row.video_id for row in rows if isinstance(row, Row) and not math.isfinite(_place(row))}
+    return [row._replace(order=None) if isinstance(row, Row) and row.video_id in without else row for row in rows]
+
+
+def _place(row: Row) -> float:
+    return math.nan if row.order is None else row.order
+
+
+def _text_problem(row: Row) -> str | None:
+    try:
+        "".join((row.id, row.video_id, row.text, row.media, *row.targets, *row.targets.values())).encode()
+    except UnicodeEncodeError as error:
+        return f"half a character (U+{ord(error.object[error.start]):04X}): the text was cut or decoded wrongly"
+    return None
 
 
 def _path_problem(media: str) -> str | None:

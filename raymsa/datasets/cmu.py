@@ -1,102 +1,137 @@
-"""MOSI and MOSEI as they are handed around: label.csv beside Raw/<video_id>/<clip_id>.mp4."""
+"""MOSI and MOSEI: label.csv, and the clips in MMSA's folders, in the official ones, or in a folder of another name."""
 
-import csv
+import math
+import re
 from collections.abc import Iterator
-from pathlib import Path, PurePath
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from raymsa.clip import RawClip, Reject
-from raymsa.datasets.base import Layout, Row
-from raymsa.errors import DataError
+from raymsa.datasets.base import Layout
+from raymsa.datasets.folder import Listing, leaves, one_of
+from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, Words, label_rows
+from raymsa.datasets.textfile import Fields, read_text, table_rows
 
-LABEL_FILE = "label.csv"
-MEDIA_DIR = "Raw"
-COLUMNS = ("video_id", "clip_id", "text", "label", "mode")
-TARGETS = ("label", "label_T", "label_A", "label_V", "annotation")
-Fields = dict[str, str]
+# What `auto` looks for, in any case of letters: one folder of clips, and only when there is none, one of sound alone.
+CLIPS = ("Raw", "Raw/Video/Segmented", "Video/Segmented", "Raw/Videos/Segmented/Combined", "Videos/Segmented/Combined")
+SOUND = ("Raw/Audio/WAV_16000/Segmented", "Audio/WAV_16000/Segmented", "wav")
+OFFICIAL = tuple(f"{raw}{part}" for raw in ("Raw/", "") for part in ("Video", "Videos", "Audio", "Transcript"))
+TRANSCRIPTS = tuple(f"{raw}Transcript/Segmented{end}" for raw in ("Raw/", "") for end in ("/Combined", ""))
+MOSI_LINE = re.compile(r"\s*(?P<number>\d{1,9})_DELIM_(?P<text>.*)")
+MOSEI_LINE = re.compile(r".*?___(?P<number>\d{1,9})___(?P<start>[\d.]+)___[\d.]+___(?P<text>.*)")
+SAME_START_S = 0.001  # copies that name a clip by its start keep three decimals or more
 
 
 class Cmu(Layout):
-    """MOSI, MOSEI: label.csv (video_id, clip_id, text, label, mode) and Raw/<video_id>/<clip_id>.mp4."""
+    """MOSI, MOSEI: label.csv and Raw/<video_id>/<clip_id>.mp4, or the official folders, with their transcripts."""
 
-    expects: ClassVar[str] = f"{LABEL_FILE} ({', '.join(COLUMNS)}) and Raw/<video_id>/<clip_id>.mp4"
+    expects: ClassVar[str] = (
+        f"{LABEL_FILE} (video_id, clip_id, text, label, mode) and Raw/<video_id>/<clip_id>.mp4, or the official "
+        "Video/Segmented/<video_id>_<clip_id>.mp4 with Transcript/Segmented"
+    )
 
     kind: Literal["cmu"] = "cmu"
     media_dir: str | None = Field(
-        MEDIA_DIR,
-        description="folder of the clips inside the raw folder; null takes the words alone and looks for none",
+        "auto",
+        description="folder inside the raw folder with <video_id>/<clip_id>.* or <video_id>_<clip_id>.*; auto takes "
+        "Raw, Video/Segmented or, where there is sound alone, wav or Audio/WAV_16000/Segmented; null takes the words "
+        "alone and looks for no clips",
+    )
+    transcripts: str | None = Field(
+        "auto",
+        description="folder with the official <video_id>.annotprocessed or .txt, read where label.csv has no text; "
+        "auto takes Transcript/Segmented when it is there; null takes label.csv alone",
     )
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
-        """Every row of label.csv, in file order. Raises DataError when the file or a column is missing."""
-        return self.checked(label_rows(raw, self.media_dir))
+        """Every row of label.csv, in file order.
+
+        Raises DataError when the file or a column is missing, or when several folders may hold the clips.
+        """
+        listing = Listing(raw)
+        folder = _transcripts(listing) if self.transcripts == "auto" else self.transcripts
+        words = Transcripts(raw, listing, folder) if folder else None
+        files = ClipFiles(listing, _clips(listing) if self.media_dir == "auto" else self.media_dir)
+        return self.checked(label_rows(_table(raw, words), files, words))
 
 
-def label_rows(raw: Path, media_dir: str | None = MEDIA_DIR) -> Iterator[Row | Reject]:
-    """The rows of raw/label.csv; ids stay text (`-3g5y` and `0001` are ids), `id` is `video_id$_$clip_id`."""
-    for number, fields in table_rows(raw / LABEL_FILE, COLUMNS):
-        yield fields if isinstance(fields, Reject) else _row(number, fields, media_dir)
+class Transcripts:
+    """The official transcripts, one file per video, each read once and only when asked for."""
+
+    def __init__(self, raw: Path, listing: Listing, folder: str) -> None:
+        self._raw = raw
+        self._listing = listing
+        self._folder = folder
+        self._lines: dict[str, list[Line]] = {}
+
+    def of(self, video: str, clip: str) -> str | None:
+        """The words of a clip, known by its number or by its start in seconds."""
+        if video not in self._lines:
+            self._lines[video] = self._read(video)
+        lines = self._lines[video]
+        numbered = [line.text for line in lines if line.has_number(clip)]
+        return next(iter(numbered or [line.text for line in lines if line.starts_at(clip)]), None)
+
+    def _read(self, video: str) -> "list[Line]":
+        known = [] if leaves(video) else [f"{video}.annotprocessed", f"{video}.txt"]
+        for name in known:
+            if name in self._listing.names(self._folder):
+                text = read_text(self._raw / self._folder / name, ("utf-8-sig", "cp1252", "latin-1"))
+                return [line for line in map(parse_line, text.split("\n")) if line]
+        return []
 
 
-def table_rows(
-    path: Path, columns: tuple[str, ...], delimiter: str = ",", encoding: str = "utf-8-sig"
-) -> Iterator[tuple[int, Fields | Reject]]:
-    """Line number and named fields of each row of a CSV file.
+class Line(NamedTuple):
+    """One clip's line of a transcript. MOSI's have no start."""
 
-    Raises DataError, in one line, for a file or column that is missing and for text in another encoding.
-    """
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
-            _check_columns(path, list(reader.fieldnames or []), columns)
-            for fields in reader:
-                yield reader.line_num, _whole(reader.line_num, fields)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not {encoding} text (byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not a CSV row: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; a label file belongs there") from None
+    number: int
+    start_s: float | None
+    text: str
+
+    def has_number(self, clip: str) -> bool:
+        """Whether the clip is named by this line's number: `0003` is 3."""
+        return clip.isdecimal() and clip.lstrip("0") == str(self.number or "")
+
+    def starts_at(self, clip: str) -> bool:
+        """Whether the clip is named by this line's start."""
+        try:
+            return self.start_s is not None and math.isclose(self.start_s, float(clip), abs_tol=SAME_START_S)
+        except ValueError:
+            return False
 
 
-def _check_columns(path: Path, given: list[str], wanted: tuple[str, ...]) -> None:
-    missing = [name for name in wanted if name not in given]
-    if missing:
-        raise DataError(
-            f"{path}: column {', '.join(missing)} is missing; given {', '.join(given) or 'an empty file'}; "
-            f"the first line must name {', '.join(wanted)}"
-        )
+def parse_line(line: str) -> Line | None:
+    """`3_DELIM_words` (MOSI) or `video___3___start___end___words` (MOSEI); None for a line that is neither."""
+    mosei = MOSEI_LINE.fullmatch(line.strip())
+    if mosei:
+        try:
+            return Line(int(mosei["number"]), float(mosei["start"]), mosei["text"].strip())
+        except ValueError:  # 1.2.3
+            return None
+    mosi = MOSI_LINE.fullmatch(line.strip())
+    return Line(int(mosi["number"]), None, mosi["text"].strip()) if mosi else None
 
 
-def _whole(number: int, fields: dict[str | None, str | None]) -> Fields | Reject:
-    # DictReader keeps surplus fields under None and fills missing ones with None: either way the row has slipped.
-    if None in fields:
-        return Reject(f"line {number}", "", "more fields than the first line names (a comma outside quotes?)")
-    if None in fields.values():
-        return Reject(f"line {number}", "", "fewer fields than the first line names")
-    return {str(name): str(value) for name, value in fields.items()}
+def _table(raw: Path, words: Words | None) -> Iterator[tuple[int, Fields | Reject]]:
+    return table_rows(raw / LABEL_FILE, tuple(key for key in KEYS if key != "text" or not words))
 
 
-def _row(number: int, fields: Fields, media_dir: str | None) -> Row | Reject:
-    video, clip = fields["video_id"].strip(), fields["clip_id"].strip()
-    if not video or not clip:
-        return Reject(f"line {number}", "", "video_id or clip_id is empty")
-    media = _media(media_dir, video, clip) if media_dir else ""
-    targets = {name: fields[name] for name in TARGETS if name in fields}
-    return Row(f"{video}$_${clip}", video, fields["text"], targets, fields["mode"], media, _order(clip))
+def _clips(listing: Listing) -> str:
+    """The folder of the clips; MMSA's where there is none, so that every row says what it misses."""
+    official = listing.folders(*OFFICIAL)
+    for paths in (CLIPS, SOUND):
+        found = [path for path in listing.folders(*paths) if not _holds(path, official)]
+        folder = one_of(found, listing.raw, "media_dir")
+        if folder:
+            return folder
+    return MEDIA_DIR
 
 
-def _media(folder: str, video: str, clip: str) -> str:
-    # PurePath would let an absolute part swallow what stands before it; the path rule must still see it.
-    inside = not any(PurePath(part).is_absolute() for part in (video, clip))
-    return f"{folder}/{video}/{clip}.mp4" if inside else f"/{video}/{clip}.mp4"
+def _holds(path: str, others: list[str]) -> bool:
+    return any(other.startswith(f"{path}/") for other in others)
 
 
-def _order(clip: str) -> float | None:
-    """A clip's number, or its start in seconds: some copies are numbered by it."""
-    try:
-        return float(clip)
-    except ValueError:
-        return None
+def _transcripts(listing: Listing) -> str | None:
+    return one_of(listing.folders(*TRANSCRIPTS), listing.raw, "transcripts")

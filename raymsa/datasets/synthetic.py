@@ -18,7 +18,9 @@ from pydantic import Field
 
 from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
 from raymsa.datasets.base import Layout
-from raymsa.datasets.cmu import LABEL_FILE, label_rows
+from raymsa.datasets.folder import Listing
+from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, label_rows
+from raymsa.datasets.textfile import table_rows
 from raymsa.errors import DataError
 from raymsa.target import Regression
 
@@ -60,7 +62,7 @@ class Synthetic(Layout):
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of label.csv, in file order. Raises DataError when it was not made."""
-        return self.checked(label_rows(raw))
+        return self.checked(label_rows(table_rows(raw / LABEL_FILE, KEYS), ClipFiles(Listing(raw), MEDIA_DIR)))
 
     def _settings(self) -> dict[str, object]:
         return {**self.model_dump(mode="json", include={"counts", "seed", "seconds"}), "range": list(self._range())}

@@ -1,16 +1,15 @@
 """Your own data: one CSV, TSV or JSON-lines file, with columns that you name."""
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raymsa.clip import RawClip, Reject
 from raymsa.datasets.base import Layout, Row
-from raymsa.datasets.cmu import Fields, table_rows
-from raymsa.errors import DataError
+from raymsa.datasets.textfile import Fields, as_text, json_lines, table_rows
 from raymsa.plugins import Spec
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -21,7 +20,7 @@ class Columns(Spec):
 
     id: str = Field("id", description="name of the clip; each once in the file")
     text: str = Field("text", description="what is said; may be empty where there is a media file")
-    score: str = Field("score", description="the label, a number from `low` to `high`")
+    score: str = Field("score", description="the label: a number from `low` to `high`, or the name of a class")
     split: str = Field("split", description="train, valid (or val, dev) or test")
     media: str | None = Field(
         None, description="media file, a path relative to the raw folder; an empty one is a text-only clip"
@@ -31,6 +30,12 @@ class Columns(Spec):
     )
     targets: tuple[str, ...] = Field((), description="further label columns to keep; `task.target` may name one")
     video: str | None = Field(None, description="id of the longer video the clip was cut from; default: the clip's")
+
+    @model_validator(mode="after")
+    def _one_label(self) -> "Columns":
+        if "label" in self.targets and self.score != "label":
+            raise ValueError(f"targets: `label` is the column that `score` names ({self.score}); rename the other one")
+        return self
 
     def required(self) -> tuple[str, ...]:
         """The names that must stand in the file's first line."""
@@ -71,7 +76,7 @@ class Table(Layout):
     def _fields(self, path: Path) -> Iterator[tuple[int, Fields | Reject]]:
         if path.suffix.lower() == ".jsonl":
             return _json_rows(path, self.columns.required(), self.encoding)
-        return table_rows(path, self.columns.required(), DELIMITERS[path.suffix.lower()], self.encoding)
+        return table_rows(path, self.columns.required(), DELIMITERS[path.suffix.lower()], (self.encoding,))
 
     def _row(self, number: int, fields: Fields | Reject) -> Row | Reject:
         if isinstance(fields, Reject):
@@ -83,33 +88,26 @@ class Table(Layout):
         video = fields[names.video].strip() if names.video else ""
         media = fields[names.media].strip() if names.media else ""
         targets = {"label": fields[names.score], **{name: fields[name] for name in names.targets}}
-        try:
-            order = float(fields[names.order]) if names.order else None
-        except ValueError:
-            return Reject(clip, media, f"{names.order} {fields[str(names.order)]!r} is not a number")
+        order = _number(fields[names.order]) if names.order else None
+        if names.order and order is None:
+            return Reject(clip, media, f"{names.order} {fields[names.order]!r} is not a number")
         return Row(clip, video or clip, fields[names.text], targets, fields[names.split], media, order)
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if math.isfinite(float(text)) else None
+    except ValueError:
+        return None
+
+
 def _json_rows(path: Path, columns: tuple[str, ...], encoding: str) -> Iterator[tuple[int, Fields | Reject]]:
-    try:
-        with path.open(encoding=encoding) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(number, line, columns)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not {encoding} text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; a label file belongs there") from None
-
-
-def _json_row(number: int, line: str, columns: tuple[str, ...]) -> Fields | Reject:
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return Reject(f"line {number}", "", "not valid JSON")
-    if not isinstance(row, dict):
-        return Reject(f"line {number}", "", "not a JSON object ({...})")
-    missing = [name for name in columns if name not in row]
-    if missing:
-        return Reject(f"line {number}", "", f"no field {', '.join(missing)}")
-    return {name: "" if row[name] is None else str(row[name]) for name in columns}
+    for number, row in json_lines(path, (encoding,)):
+        if isinstance(row, Reject):
+            yield number, row
+            continue
+        missing = [name for name in columns if name not in row]
+        if missing:
+            yield number, Reject(f"line {number}", "", f"no field {', '.join(missing)}")
+        else:
+            yield number, {name: as_text(row[name]) for name in columns}
