@@ -9,7 +9,8 @@ from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import InputsSpec
 from raymsa.target import Scale
-from raymsa.thinker.inputs import Encoder, vision_positions
+from raymsa.thinker.inputs import Encoder
+from raymsa.thinker.positions import vision_positions
 from tests.clips import MIXED, clip
 
 ONE_SCALE = Scale(-3, 3, 0, 1.5, 0)
@@ -89,7 +90,7 @@ def test_sound_of_a_hundredth_of_a_second_is_filled_up_not_lost(encoder_for, tin
     collate = Collate(encoder_for(), Discriminative())
     short = clip("short", "oh", 0, 0.01)
     batch = collate([collate.measure(short)])
-    assert len(tiny_thinker._hear(batch)) == collate.encoder.audio_tokens(short) > 0
+    assert len(tiny_thinker._hear(batch)) == short.audio_tokens > 0
 
 
 def test_answers_stand_at_the_end_and_only_they_are_marked(encoder_for):
