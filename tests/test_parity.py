@@ -25,8 +25,8 @@ from raymsa.clip import Clip
 from raymsa.spec import InputsSpec
 from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.tiny import make_tiny
 from raymsa.thinker.positions import Picture
+from raymsa.thinker.tiny import make_tiny
 from tests.clips import MIXED, clip
 
 TOKENS = {
@@ -115,10 +115,12 @@ LENGTHS = [  # frames, seconds of picture, seconds of sound
         (1 + k % 16, s, s)
         for k, s in enumerate([0.1, 0.37, 0.9, 1.99, 2.0, 2.4, 4.0, 7.001, 11.2, 19.9, 24.2, 33.8, 40])
     ),
+    *((12, s, s) for s in (2.4, 4.8, 9.6)),  # a frame on a turn's edge, where float32 and float64 differ
+    *((11 + k, s, s) for k, s in enumerate([24.2, 38.4, 33.8, 5.6])),
     *((16, s, s) for s in (0.1, 2.01, 16.0, 40.0)),
     *((1, s, s) for s in (0.1, 3.0, 40.0)),
     *((frames, 8.0, sound) for frames in (3, 7, 15) for sound in (0.1, 1.9, 5.0, 8.04, 12.0, 30.0)),
-    *((frames, 40.0, sound) for frames in (2, 5, 16) for sound in (0.01, 3.0, 39.0)),
+    *((frames, 40.0, sound) for frames in (2, 5, 16) for sound in (0.1, 3.0, 39.0)),
 ]
 
 
@@ -167,7 +169,7 @@ def test_turns_of_picture_and_sound_are_the_processors(processor, interleaving, 
         position_id_per_seconds=processor.position_id_per_seconds,
         seconds_per_chunk=processor.seconds_per_chunk,
     )
-    picture = Picture(grid_3, 2 * (ms / 1000) / frames, 2)
+    picture = Picture(grid_3, 2 / fps, 2)
     assert interleaving._turns(picture, sound) == processor.tokenizer.convert_tokens_to_ids(
         processor.tokenizer.tokenize(said)
     )

@@ -133,7 +133,7 @@ class Encoder:
             return None
         frames, height, width, _ = clip.frames_FHWC.shape
         pair, size = self._vision.temporal_patch_size, self._vision.patch_size
-        span_s = clip.seconds * pair / frames if clip.seconds else SECONDS_PER_GRID_UNKNOWN
+        span_s = pair / (frames / clip.seconds) if clip.seconds else SECONDS_PER_GRID_UNKNOWN  # by the rate, as there
         grid_3 = (-(-frames // pair), height // size, width // size)
         return Picture(grid_3, span_s, self._vision.spatial_merge_size)
 
