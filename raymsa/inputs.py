@@ -44,7 +44,7 @@ class InputsSpec(Spec):
     )
     denoise: Literal["noisereduce"] | None = Field(
         None,
-        description="library that takes steady noise out of the sound, anew in each epoch: about 10 to 40 ms of one "
+        description="library that takes steady noise out of the sound, anew in each epoch: about 5 to 20 ms of one "
         "core per second of sound; needs pip install 'raymsa[denoise]'",
     )
 
