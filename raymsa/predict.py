@@ -23,9 +23,13 @@ def predict(
     checkpoint, UsageError when it was trained without context, MediaError when a file cannot be decoded.
     """
     run = queries.run(store, run_prefix)  # before torch: a misspelt run is answered at once
+    from raymsa.spec import JobSpec
+
+    spec = JobSpec.model_validate(run.spec)
+    if context and not spec.inputs.context:
+        raise UsageError(f"run {run.id} was trained without context (inputs.context: 0); leave --context out")
     import torch
 
-    from raymsa.spec import JobSpec
     from raymsa.training import checkpoint
     from raymsa.training.evaluate import score
     from raymsa.training.run import build, collate_for
@@ -33,9 +37,6 @@ def predict(
     best = checkpoint.find(run_dir(run.id), "best")
     if best is None:
         raise NotFinished(f"run {run.id} is {run.state} and has no checkpoint to score with")
-    spec = JobSpec.model_validate(run.spec)
-    if context and not spec.inputs.context:
-        raise UsageError(f"run {run.id} was trained without context (inputs.context: 0); leave --context out")
     said = zip(paths, _each(texts, len(paths)), strict=True)
     clips = [replace(_clip(path, text, spec), previous=context) for path, text in said]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
