@@ -150,14 +150,14 @@ def test_a_template_that_is_missing_beside_a_dataset_file_names_that_file(tmp_pa
     ("dataset", "prompt", "line"),
     [
         (
-            "{kind: regression}",
+            SCORE,
             "{txt}",
             "cannot fill in {txt}; known for this task are {text}, {context}, {low}, {high}",
         ),
         (
-            "{kind: regression}",
+            SCORE,
             "{classes}",
-            "cannot fill in {classes}; known for this task are {text}, {context}, {low}",
+            "cannot fill in {classes}; known for this task are {text}, {context}, {low}, {high}",
         ),
         (EMOTION, "{low}", "cannot fill in {low}; known for this task are {text}, {context}, {classes}"),
         (EMOTION, "{text:>9}", "cannot fill in {text:>9}; known for this task are "),
