@@ -131,6 +131,7 @@ TURNS = [
     clip("blind", "no picture", 0, 4.9),
     clip("short sound", "a long look", 16, 9.0, (28, 28), sound_s=2.5),
     clip("short picture", "a long talk", 3, 3.0, (28, 28), sound_s=9.3),
+    clip("sound ends first", "in the same turn", 16, 4.0, (28, 28), sound_s=2.5),
     clip("far apart", "a frame every 5 s", 8, 40.0, (84, 84)),
 ]
 
