@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Check:
 
 def checks() -> list[Check]:
     """Every check, in the order a person would go through them; takes some seconds, changes nothing."""
-    parts = [python, torch, gpu, bitsandbytes, ray, shared_memory, media, disk, store]
+    parts = [python, torch, gpu, bitsandbytes, ray, shared_memory, media, denoiser, disk, store]
     return [_guarded(part) for part in parts]
 
 
@@ -123,6 +124,13 @@ def media() -> Check:
     missing = [name for name in DECODERS if name not in av.codecs_available]
     found = f"PyAV {version('av')}, {'no ' + ', '.join(missing) if missing else ' and '.join(DECODERS)}"
     return Check("media", not missing, found, "install PyAV's own wheel: pip install --force-reinstall av")
+
+
+def denoiser() -> Check:
+    """Optional: only `inputs.denoise` needs it."""
+    if find_spec("noisereduce") is None:
+        return Check("denoiser", None, "none", "for inputs.denoise: pip install 'raymsa[denoise]'")
+    return Check("denoiser", True, f"noisereduce {version('noisereduce')}")
 
 
 def disk() -> Check:

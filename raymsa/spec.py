@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from functools import cache, reduce
 from pathlib import Path
-from string import Formatter
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
@@ -19,12 +18,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_mode
 from raymsa.clip import SPLITS
 from raymsa.datasets.base import Layout
 from raymsa.errors import SpecError
+from raymsa.inputs import InputsSpec as InputsSpec
 from raymsa.merge import merge, nested, parse_override
 from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
+from raymsa.prompts import prompt_problem, with_prompts
 from raymsa.ranges import check_range, samples
 from raymsa.readouts.base import Readout
-from raymsa.target import PROMPTS
 from raymsa.yamlfile import read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -52,28 +52,6 @@ class ModelSpec(Spec):
         "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
-
-
-class InputsSpec(Spec):
-    """What of a clip reaches the Thinker, and in which words."""
-
-    modalities: tuple[Literal["text", "audio", "video"], ...] = Field(
-        ("text", "audio", "video"), min_length=1, description="streams used; a clip without one goes through without it"
-    )
-    system: str = Field("You are a helpful assistant.", description="system message of the chat template")
-    prompt: str | None = Field(
-        None,
-        description="user message after the media, or a .txt file with it; null is the dataset's own. {text} is the "
-        "transcript, {low} and {high} the range of a score, {classes} the names of the classes",
-    )
-    max_text_tokens: int = Field(512, ge=8, description="tokens of transcript kept per clip; the rest is cut off")
-
-    @field_validator("modalities")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("name each modality once")
-        return tuple(m for m in ("text", "audio", "video") if m in value)
 
 
 class LoraSpec(Spec):
@@ -176,11 +154,8 @@ class _JobBase(Spec):
 
     @model_validator(mode="after")
     def _fillable_prompt(self) -> _JobBase:
-        known = ("text", *self.dataset.task.answer_blanks)  # type: ignore[attr-defined]
-        for _, name, form, conversion in Formatter().parse(prompt_of(self)):  # raises ValueError for a lone brace
-            if name is not None and (name not in known or form or conversion):
-                words = ", ".join(f"{{{blank}}}" for blank in known)
-                raise ValueError(f"the prompt: cannot fill in {{{name}}}; known for this task are {words}")
+        if problem := prompt_problem(self):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -198,12 +173,6 @@ JobSpec = create_model(
     dataset=(union(LAYOUTS), Field(description="the clips")),
     readout=(union(READOUTS), Field(description="how a score is read out of the Thinker")),
 )
-
-
-def prompt_of(job: Any) -> str:
-    """The user message's template: the job's own, else the dataset's, else its task's in its language."""
-    dataset = job.dataset
-    return str(job.inputs.prompt or dataset.prompt or PROMPTS[dataset.task.kind, dataset.language])
 
 
 class Run(NamedTuple):
@@ -232,7 +201,7 @@ def read_job(path: Path, where: str = "", above: tuple[Path, ...] = ()) -> dict[
     """
     raw = read_mapping(path, where)
     base = raw.pop("base", None)
-    raw = nested(_with_sections(raw, path.parent, str(path)))
+    raw = nested(_with_files(raw, path.parent, str(path)))
     if base is None:
         return raw
     if not isinstance(base, str):
@@ -249,7 +218,8 @@ def load_dataset(path: Path, overrides: list[str] | None = None) -> Layout:
     """The checked dataset config of a file such as configs/datasets/mosi.yaml."""
     over: dict[str, Any] = reduce(merge, map(parse_override, overrides or []), {})
     where = f"{path} with --set" if over else str(path)
-    return validate(_dataset_type(), merge(read_mapping(path), over), where)  # type: ignore[no-any-return]
+    raw = merge(_read_section("dataset", path), with_prompts(over, Path(), "--set", ("dataset",)))
+    return validate(_dataset_type(), raw, where)  # type: ignore[no-any-return]
 
 
 def check(raw: dict[str, Any], where: str) -> Any:
@@ -299,18 +269,23 @@ def digest_of_plain(value: Any) -> str:
 
 def _overrides(texts: list[str]) -> dict[str, Any]:
     """All `--set` as one mapping, so that their order does not matter; paths in them are relative to the person."""
-    parsed = [_with_sections(parse_override(text), Path(), "--set") for text in texts]
+    parsed = [_with_files(parse_override(text), Path(), "--set") for text in texts]
     over: dict[str, Any] = reduce(merge, parsed, {})
     if "base" in over:
         raise SpecError(f"--set base={over['base']}: a base is named in the file, because it is read first")
     return over
 
 
+def _with_files(raw: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """Prompts and sections that are the path of a file, read in."""
+    return _with_sections(with_prompts(raw, folder, where), folder, where)
+
+
 def _with_sections(raw: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
     """Sections that are the path of a file, read in; those of variants too."""
     named = {section: raw[section] for section in SECTION_FILES if isinstance(raw.get(section), str)}
     read = {
-        section: read_mapping(folder / Path(text).expanduser(), f"{where}: {section}: given '{text}': ")
+        section: _read_section(section, folder / Path(text).expanduser(), f"{where}: {section}: given '{text}': ")
         for section, text in named.items()
     }
     variants = raw.get("variants")
@@ -320,6 +295,11 @@ def _with_sections(raw: dict[str, Any], folder: Path, where: str) -> dict[str, A
             for name, over in variants.items()
         }
     return {**raw, **read}
+
+
+def _read_section(section: str, path: Path, where: str = "") -> dict[str, Any]:
+    """A section's file; a prompt that it names is relative to it."""
+    return with_prompts(read_mapping(path, where), path.parent, f"{where}{path}", (section,))
 
 
 def _forkless(job: Any) -> dict[str, Any]:

@@ -6,8 +6,17 @@ from raymsa.clip import Clip
 
 
 def clip(
-    name: str, text: str, frames: int, seconds: float, size: tuple[int, int] = (56, 84), label: float = 1.0
+    name: str,
+    text: str,
+    frames: int,
+    seconds: float,
+    size: tuple[int, int] = (56, 84),
+    label: float = 1.0,
+    sound_s: float | None = None,
+    previous: tuple[str, ...] = (),
 ) -> Clip:
+    """`seconds` is the medium's length; its sound is as long, or `sound_s`."""
+    sound_s = seconds if sound_s is None else sound_s
     random = np.random.default_rng(len(name) + frames)
     return Clip(
         id=name,
@@ -17,7 +26,8 @@ def clip(
         split="test",
         seconds=seconds,
         frames_FHWC=random.integers(0, 255, (frames, *size, 3), dtype=np.uint8) if frames else None,
-        audio_S=(random.normal(0, 3000, int(seconds * 16000))).astype(np.int16) if seconds else None,
+        audio_S=(random.normal(0, 3000, int(sound_s * 16000))).astype(np.int16) if sound_s else None,
+        previous=previous,
     )
 
 

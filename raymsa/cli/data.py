@@ -40,15 +40,18 @@ def prepare_command(file: Path, raw: Path | None, out: Path | None, overrides: t
 @click.argument("run")
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
 @click.option("--text", "texts", multiple=True, help="Transcript; once for all clips, or once for each in their order.")
+@click.option("--context", multiple=True, metavar="WORDS", help="Said before the clips; repeat it, oldest first.")
 @store_option
 @json_option
-def predict_command(run: str, clips: tuple[str, ...], texts: tuple[str, ...], url: str | None, as_json: bool) -> None:
+def predict_command(
+    run: str, clips: tuple[str, ...], texts: tuple[str, ...], context: tuple[str, ...], url: str | None, as_json: bool
+) -> None:
     """Score media files with a trained run; `-` is a clip of words alone."""
     from raymsa.predict import predict
 
     if len(texts) > 1 and len(texts) != len(clips):
         raise click.UsageError(f"{len(texts)} --text for {len(clips)} clips; give one for all, or one for each")
-    rows = predict(open_store(url), run, list(clips), list(texts) or [""])
+    rows = predict(open_store(url), run, list(clips), list(texts) or [""], context)
     if as_json:
         print_json(rows)
         return

@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from raymsa.clip import LEAST_SAMPLES, SAMPLE_RATE, Clip, mel_frames
-from raymsa.spec import InputsSpec
-from raymsa.target import Target
+from raymsa.inputs import InputsSpec
+from raymsa.target import Language, Target
+from raymsa.thinker.denoise import denoised
+from raymsa.thinker.positions import Picture, interleaved, interleaved_positions, plain_positions
+from raymsa.thinker.prompt import Prompt
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # image_mean and image_std of the model's preprocessor_config.json
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -49,27 +52,27 @@ class Encoder:
     inputs: InputsSpec
     prompt: str
     target: Target
+    language: Language = "en"  # of the words that mark previous clips' words
 
     def tokens(self, clip: Clip) -> list[int]:
         """The prompt's token ids, with one placeholder token for each vector that a tower will put there."""
         text = self.tokenizer.apply_chat_template(self.messages(clip), tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        heard, seen = clip.audio_tokens * self._hears(clip), clip.video_tokens * self._sees(clip)
-        counts = {self.config.audio_token_id: heard, self.config.video_token_id: seen}
-        return [i for token in ids for i in [token] * counts.get(token, 1)]
+        places = self._places(clip)
+        return [i for token in ids for i in places.get(token, [token])]
 
     def encode(self, clip: Clip, token_T: list[int], answer_T: list[int]) -> Encoded:
         """Everything a batch needs of a clip; `token_T` comes from `tokens`, `answer_T` is appended to it."""
-        grid_3 = self._grid(clip)
+        picture = self._picture(clip)
         whole_T = token_T + answer_T
         return Encoded(
             clip=clip,
             token_T=whole_T,
-            position_3T=self._positions(whole_T, clip, grid_3),
+            position_3T=self._positions(whole_T, clip, picture),
             answer=len(answer_T),
             mel_ML=self._mel(clip) if self._hears(clip) else None,
-            patch_PX=patchify(clip.frames_FHWC, self._vision) if grid_3 and clip.frames_FHWC is not None else None,
-            grid_3=grid_3,
+            patch_PX=patchify(clip.frames_FHWC, self._vision) if picture and clip.frames_FHWC is not None else None,
+            grid_3=picture.grid_3 if picture else None,
         )
 
     def answer_tokens(self, answer: str | None) -> list[int]:
@@ -91,38 +94,60 @@ class Encoder:
 
     def messages(self, clip: Clip) -> list[dict[str, Any]]:
         """The conversation the chat template renders: system, then picture, sound and words of the user."""
-        media = [{"type": "video"}] * self._sees(clip) + [{"type": "audio"}] * self._hears(clip)
-        text = self._transcript(clip) if "text" in self.inputs.modalities else ""
-        words = self.prompt.format(text=text, **self.target.blanks()).strip()
+        media = [{"type": "video"}] * self._sees(clip)
+        if not self._interleaves(clip):  # else the sound is part of the video
+            media += [{"type": "audio"}] * self._hears(clip)
         return [
             {"role": "system", "content": self.inputs.system},
-            {"role": "user", "content": [*media, {"type": "text", "text": words}]},
+            {"role": "user", "content": [*media, {"type": "text", "text": self._prompt.words(clip)}]},
         ]
 
-    def _transcript(self, clip: Clip) -> str:
-        text = clip.text
-        for special in self._specials:  # words of a speaker must never open a turn or stand for a picture
-            text = text.replace(special, special.replace("<|", "< |"))
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= self.inputs.max_text_tokens:
-            return text
-        return str(self.tokenizer.decode(ids[: self.inputs.max_text_tokens]))
-
     @cached_property
-    def _specials(self) -> list[str]:
-        return [t for t in self.tokenizer.get_added_vocab() if t.startswith("<|")]
+    def _prompt(self) -> Prompt:
+        return Prompt(self.tokenizer, self.inputs, self.prompt, self.target.blanks(), self.language)
 
-    def _grid(self, clip: Clip) -> tuple[int, int, int] | None:
+    def _interleaves(self, clip: Clip) -> bool:
+        return self.inputs.interleave and self._hears(clip) and self._sees(clip)
+
+    def _places(self, clip: Clip) -> dict[int, list[int]]:
+        """What stands for the mark of a medium: a placeholder for each of its vectors; nothing where it is off."""
+        audio, video = self.config.audio_token_id, self.config.video_token_id
+        picture = self._picture(clip)
+        if picture and self._interleaves(clip):
+            return {video: self._turns(picture, clip.audio_tokens)}
+        return {
+            audio: [audio] * (clip.audio_tokens * self._hears(clip)),
+            video: [video] * (picture.tokens if picture else 0),
+        }
+
+    def _turns(self, picture: Picture, sound: int) -> list[int]:
+        """Placeholders of picture and sound in turns, between the marks of a sound."""
+        config = self.config
+        per_second, per_chunk = self._time_steps
+        order = np.concatenate(interleaved(picture.time_V(per_second), sound, per_chunk))
+        kinds = np.where(order < picture.tokens, config.video_token_id, config.audio_token_id)
+        return [config.audio_start_token_id, *kinds.tolist(), config.audio_end_token_id]
+
+    def _picture(self, clip: Clip) -> Picture | None:
         if not self._sees(clip) or clip.frames_FHWC is None:
             return None
         frames, height, width, _ = clip.frames_FHWC.shape
-        steps = -(-frames // self._vision.temporal_patch_size)
-        return steps, height // self._vision.patch_size, width // self._vision.patch_size
+        pair, size = self._vision.temporal_patch_size, self._vision.patch_size
+        span_s = pair / (frames / clip.seconds) if clip.seconds else SECONDS_PER_GRID_UNKNOWN  # by the rate, as there
+        grid_3 = (-(-frames // pair), height // size, width // size)
+        return Picture(grid_3, span_s, self._vision.spatial_merge_size)
+
+    @property
+    def _time_steps(self) -> tuple[float, int]:
+        """Steps of M-RoPE's time per second, and per turn of picture and sound."""
+        per_second = self.config.position_id_per_seconds
+        return per_second, int(per_second * self.config.seconds_per_chunk)
 
     def _mel(self, clip: Clip) -> Tensor:
         assert clip.audio_S is not None
-        samples = np.zeros(max(len(clip.audio_S), LEAST_SAMPLES), np.float32)
-        samples[: len(clip.audio_S)] = clip.audio_S.astype(np.float32) / 32768
+        sound_S = clip.audio_S.astype(np.float32) / 32768
+        samples = np.zeros(max(len(sound_S), LEAST_SAMPLES), np.float32)
+        samples[: len(sound_S)] = denoised(sound_S) if self.inputs.denoise else sound_S
         frames = mel_frames(len(clip.audio_S))
         # one window of silence behind the sound, as in a clip that is padded to 300 s, and cut off again
         padded = np.pad(samples, (0, frames * self.extractor.hop_length - len(samples) + self.extractor.n_fft))
@@ -132,30 +157,12 @@ class Encoder:
         mel_ML: Tensor = out["input_features"][0][:, :frames]
         return mel_ML
 
-    def _positions(self, token_T: list[int], clip: Clip, grid_3: tuple[int, int, int] | None) -> np.ndarray:
-        if grid_3 is None or clip.frames_FHWC is None:
-            return np.broadcast_to(np.arange(len(token_T)), (3, len(token_T)))
-        frames = len(clip.frames_FHWC)
-        span_s = clip.seconds * self._vision.temporal_patch_size / frames if clip.seconds else SECONDS_PER_GRID_UNKNOWN
-        seen_3V = vision_positions(grid_3, span_s, self._vision.spatial_merge_size, self.config.position_id_per_seconds)
-        start = token_T.index(self.config.video_token_id)
-        stop = start + seen_3V.shape[1]
-        after = start + int(seen_3V.max()) + 1
-        position_3T = np.empty((3, len(token_T)), np.int64)
-        position_3T[:, :start] = np.arange(start)
-        position_3T[:, start:stop] = seen_3V + start
-        position_3T[:, stop:] = np.arange(len(token_T) - stop) + after
-        return position_3T
-
-
-def vision_positions(grid_3: tuple[int, int, int], span_s: float, merge: int, per_second: float) -> np.ndarray:
-    """M-RoPE ids [3, tokens] of one video, counted from 0: time in 1/25 s, then row, then column of merged patches.
-
-    `span_s` is the time one temporal patch covers. Source: get_rope_index of Qwen2.5-Omni (float32 as there).
-    """
-    steps, rows, columns = grid_3[0], grid_3[1] // merge, grid_3[2] // merge
-    time = (torch.arange(steps) * torch.tensor(span_s).float() * per_second).long().numpy()
-    return np.stack([axis.ravel() for axis in np.meshgrid(time, np.arange(rows), np.arange(columns), indexing="ij")])
+    def _positions(self, token_T: list[int], clip: Clip, picture: Picture | None) -> np.ndarray:
+        per_second, per_chunk = self._time_steps
+        start = token_T.index(self.config.video_token_id) if picture else 0
+        if picture and self._interleaves(clip):
+            return interleaved_positions(len(token_T), picture, clip.audio_tokens, start, per_second, per_chunk)
+        return plain_positions(len(token_T), picture, start, per_second)
 
 
 def patchify(frames_FHWC: np.ndarray, vision: Any) -> Tensor:

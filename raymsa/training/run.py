@@ -21,7 +21,7 @@ from raymsa.data.collate import Collate, steps, windows
 from raymsa.data.manifest import Manifest, target
 from raymsa.data.shards import RowGroup, row_groups, shuffled
 from raymsa.errors import DataError, OutOfMemory
-from raymsa.spec import prompt_of
+from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
@@ -93,7 +93,8 @@ def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -
 def collate_for(student: Student, spec: Any) -> Collate:
     """How this student's clips become tensors."""
     folder = student.thinker.folder
-    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, spec.inputs, prompt_of(spec), student.target)
+    words = (spec.inputs, prompt_of(spec), student.target, spec.dataset.language)
+    encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, *words)
     return Collate(encoder, student.readout)
 
 
