@@ -107,7 +107,7 @@ def test_a_wrong_override_or_dataset_file_is_a_usage_error(home: Path, tmp_path:
     assert "train.lr: unknown key; did you mean 'lora_lr' or 'head_lr'?" in result.stderr
     result = call("prepare", str(job_file(tmp_path)))
     assert result.exit_code == 2
-    assert "kind: missing; it is one of cmu, " in result.stderr
+    assert "kind: missing; it is one of ch_sims, " in result.stderr
 
 
 def test_help_and_version_are_for_stdout(home: Path) -> None:
