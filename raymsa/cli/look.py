@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BAR = 30  # characters of the longest bar of a histogram
 CLIPS_SHOWN = 40  # ids of damaged clips on the screen; --json has all
+# Ids of MOSI begin with a dash: what is no option is an argument, and no short option (-h) may be found in one.
+DASHES = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 MODEL = click.option(
     "--model", metavar="MODEL", help="Folder, hub id or tiny: count the words in the tokens of its tokenizer."
 )
@@ -55,7 +57,7 @@ def stats_command(shards: str, model: str | None, as_json: bool) -> None:
         say("tokens are those of sound and picture; --model FOLDER counts those of the words too")
 
 
-@data_command.command("show", short_help="One clip as a page.", context_settings={"help_option_names": ["--help"]})
+@data_command.command("show", short_help="One clip as a page.", context_settings=DASHES)
 @click.argument("shards")
 @click.argument("clip")
 @click.option(
