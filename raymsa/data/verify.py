@@ -16,7 +16,7 @@ from raymsa.data import manifest as manifests
 from raymsa.data.manifest import REJECTS, ShardFile
 from raymsa.data.stats import NOTES
 
-READERS = 2  # threads that digest: one waits for the disk while the other counts
+READERS = 4  # threads that digest: hashlib lets the others run, and some of them wait for the disk
 KNOWN = (manifests.FILE, REJECTS, NOTES)  # beside the shards
 BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, MemoryError)  # what pyarrow raises on damaged bytes
 Group = dict[str, Any]

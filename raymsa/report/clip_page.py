@@ -12,11 +12,9 @@ import struct
 import wave
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
-
 import numpy as np
 
-from raymsa.clip import LEAST_SAMPLES, SAMPLE_RATE, Clip, mel_frames
+from raymsa.clip import SAMPLE_RATE, Clip, mel_frames
 
 WIDEST = 1200  # columns of a picture of sound
 WAVE_HEIGHT = 120
@@ -36,7 +34,7 @@ table { border-collapse: collapse; } th, td { text-align: left; padding: .15rem 
 td { overflow-wrap: anywhere; } th { font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .75rem; }
 figure { margin: 0; } img { display: block; max-width: 100%; }
-.frames img { width: 100%; } .sound img { width: 100%; image-rendering: auto; }
+.frames img { width: 100%; height: auto; } .sound img { width: 100%; }
 .sound figure { margin: .75rem 0; } .mel { height: 16rem; } audio { width: 100%; }
 """
 
@@ -77,20 +75,16 @@ def page(
     )
 
 
-def mel(clip: Clip, extractor: Any = None) -> np.ndarray | None:
-    """Log-mel features [M, L] as the audio tower gets them; None without sound.
-
-    `extractor` is a model's own WhisperFeatureExtractor; without one, Qwen2.5-Omni's settings are taken.
-    """
+def mel(clip: Clip) -> np.ndarray | None:
+    """Log-mel features [M, L] as Qwen2.5-Omni's audio tower gets them; None without sound."""
     if clip.audio_S is None:
         return None
     from transformers import WhisperFeatureExtractor
 
-    extractor = extractor or WhisperFeatureExtractor(**WHISPER)
+    extractor = WhisperFeatureExtractor(**WHISPER)
     frames = mel_frames(len(clip.audio_S))
     # as in raymsa.thinker.inputs: a window of silence behind the sound, cut off again
-    length = frames * extractor.hop_length + extractor.n_fft
-    padded = np.zeros(max(length, LEAST_SAMPLES), np.float32)
+    padded = np.zeros(frames * extractor.hop_length + extractor.n_fft, np.float32)
     padded[: len(clip.audio_S)] = clip.audio_S.astype(np.float32) / 32768
     out = extractor(padded, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, return_tensors="np")
     mel_ML: np.ndarray = out["input_features"][0][:, :frames]
