@@ -12,6 +12,7 @@ import struct
 import wave
 import zlib
 from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from raymsa.clip import SAMPLE_RATE, Clip, mel_frames
