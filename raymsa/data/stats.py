@@ -83,9 +83,9 @@ def stats(folder: Path, tokenizer: Any = None) -> Stats:
         task=task.kind,
         parts={name: _part(column, text_tokens, where, task) for name, where in chosen.items()},
         rejects=manifest.rejects,
-        rejects_by_reason=by_reason(_read_csv(folder / REJECTS, "reason")),
+        rejects_by_reason=by_reason(_reasons(folder / REJECTS)),
         damaged=manifest.damaged,
-        notes_by_reason=by_reason(_read_csv(folder / NOTES, "note")),
+        notes_by_reason=by_reason(_reasons(folder / NOTES)),
         cut_sound=manifest.cut_sound,
         published=manifest.settings.get("published", {}),
     )
@@ -187,8 +187,9 @@ def _edges(low: float, high: float) -> list[float]:
     return [round(float(edge), 10) for edge in np.linspace(low, high, bins + 1)]  # 0.6, not 0.6000000000000001
 
 
-def _read_csv(path: Path, column: str) -> list[str]:
+def _reasons(path: Path) -> list[str]:
+    """The last column of a csv file that `prepare` writes; none where there is no such file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [row[column] or "" for row in csv.DictReader(file)]
+        return [row[-1] for row in csv.reader(file) if row][1:]
