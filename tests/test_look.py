@@ -369,7 +369,7 @@ def test_a_flipped_byte_is_found_and_its_clips_are_named(shard, column):
     assert finding.file == "train-00000.parquet" and finding.clips == ["c08", "c09", "c10", "c11"]
     assert finding.damage[0]["columns"] == [column] and finding.damage[0]["rows"] == [8, 11]
     result = call("verify", shard)
-    assert result.exit_code == 1 and "1 of 1 shards" in result.stderr
+    assert result.exit_code == 1 and "1 file is not as written, of 1 shards, 22 clips" in result.stderr
     assert f"rows 8 to 11, {column}: c08, c09, c10, c11" in result.stdout
 
 

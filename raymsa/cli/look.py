@@ -108,10 +108,8 @@ def verify_command(shards: str, as_json: bool) -> None:
         for line in _damage(finding):
             click.echo(line)
     if found.findings:
-        raise RaymsaError(
-            f"{folder}: {len(found.findings)} of {size.split(',', 1)[0]} are not as they were written; "
-            "delete the folder and prepare again"
-        )
+        many = "1 file is" if len(found.findings) == 1 else f"{len(found.findings)} files are"
+        raise RaymsaError(f"{folder}: {many} not as written, of {size}; delete the folder and prepare again")
     if not as_json:
         click.echo(f"{folder}: all as written: {size}")
 
