@@ -339,6 +339,42 @@ def test_wrong_folders_and_models_are_one_line(shards, tmp_path):
         assert line in result.stderr
 
 
+# export
+
+
+@pytest.fixture
+def dataset_file(tmp_path):
+    """A dataset of four rows: one with its file, one of words alone, one without its file, one that breaks a rule."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.mp4").write_bytes(b"x")
+    rows = "a,said,1.5,train,a.mp4\nb,alone,-1,test,\nc,gone,0,train,c.mp4\nd,loud,9,train,a.mp4\n"
+    (raw / "clips.csv").write_text(f"id,text,score,split,file\n{rows}")
+    (tmp_path / "mine.yaml").write_text("kind: table\nname: mine\ncolumns: {media: file}\n")
+    return tmp_path / "mine.yaml"
+
+
+def test_clips_that_can_be_used_are_exported_for_ms_swift(dataset_file, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    result = call("export", dataset_file, "--raw", raw, "--to", out, "--json")
+    assert json.loads(result.stdout)["clips"] == {"train": 1, "valid": 0, "test": 1}, result.stderr
+    assert "2 of 4 rows were left out" in result.stderr
+    (line,) = map(json.loads, (out / "train.jsonl").read_text().splitlines())
+    assert line["videos"] == [str(raw / "a.mp4")] and line["label"] == 1.5 and line["id"] == "a"
+    again = call("export", dataset_file, "--raw", raw, "--to", out)
+    assert again.exit_code == 2 and "there already" in again.stderr
+
+
+def test_an_export_of_nothing_or_to_nowhere_is_one_line(dataset_file, tmp_path):
+    raw = tmp_path / "raw"
+    result = call("export", dataset_file, "--raw", raw, "--to", raw / "a.mp4" / "out")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and "cannot be written" in result.stderr
+    (raw / "clips.csv").write_text("id,text,score,split,file\nc,gone,0,train,c.mp4\n")
+    result = call("export", dataset_file, "--raw", raw, "--to", tmp_path / "out")
+    assert result.exit_code == 1 and "no clip would be left of 1 rows" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 # verify
 
 

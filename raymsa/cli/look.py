@@ -1,4 +1,4 @@
-"""Commands that look at data: stats, show and verify of shards, and the check of a raw folder before `prepare`."""
+"""Commands that look at data: stats, show and verify of shards, the check of a raw folder, and its export."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MODEL = click.option(
 )
 
 
-@main.group("data", short_help="Look at prepared clips: stats, show, verify.")
+@main.group("data", short_help="Look at data: stats, show, verify, export.")
 def data_command() -> None:
-    """Look at prepared clips. SHARDS is a folder of shards, or a dataset file whose shards are in their usual place."""
+    """Look at data. SHARDS is a folder of shards, or a dataset file whose shards are in their usual place."""
 
 
 @data_command.command("stats", short_help="What is in it, in numbers.")
@@ -112,6 +112,38 @@ def verify_command(shards: str, as_json: bool) -> None:
         raise RaymsaError(f"{folder}: {many} not as written, of {size}; delete the folder and prepare again")
     if not as_json:
         click.echo(f"{folder}: all as written: {size}")
+
+
+@data_command.command("export", short_help="To ms-swift's JSON lines.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to."
+)
+@click.option("--raw", type=click.Path(path_type=Path), help="Folder with the raw clips [default: the file's `raw`].")
+@json_option
+def export_command(file: Path, out: Path, raw: Path | None, as_json: bool) -> None:
+    """Write the clips of a dataset FILE as ms-swift's train.jsonl, val.jsonl and test.jsonl, with their `label`.
+
+    Media stay where they are and are named by their paths. Rows that cannot be used, or whose file is missing or
+    empty, are left out.
+    """
+    from raymsa.data.check import usable
+    from raymsa.datasets.swift import export
+    from raymsa.plan import raw_of
+    from raymsa.spec import load_dataset
+
+    dataset = load_dataset(file)
+    folder = raw_of(dataset if raw is None else dataset.model_copy(update={"raw": str(raw)}))
+    rows, clips = usable(dataset, folder)
+    if not clips:
+        raise RaymsaError(f"{folder}: no clip would be left of {rows:,} rows")
+    try:
+        written = export(clips, dataset.task, folder, out)
+    except OSError as error:
+        raise DataError(f"--to: {error.filename or out}: cannot be written: {error.strerror}") from None
+    if rows > len(clips):
+        say(f"{rows - len(clips):,} of {rows:,} rows were left out; `raymsa prepare {file} --check-only` says why")
+    print_json({"folder": str(out), "clips": written}) if as_json else click.echo(str(out))
 
 
 def show_check(dataset: Any, raw: Path, as_json: bool) -> None:

@@ -100,6 +100,13 @@ def check(dataset: Layout, raw: Path) -> Check:
     return found
 
 
+def usable(dataset: Layout, raw: Path) -> tuple[int, list[RawClip]]:
+    """How many rows there are, and the clips among them whose file is there and not empty. Raises DataError."""
+    found = check(dataset, raw)
+    bad = {*found.missing, *found.empty}
+    return found.rows, [row for row in _rows(dataset, raw) if isinstance(row, RawClip) and _media(row) not in bad]
+
+
 def media_files(raw: Path, named: Iterable[str] = ()) -> set[str]:
     """Media files under a folder, as paths relative to it: by their endings, or because they are named."""
     wanted = set(named)
