@@ -30,6 +30,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "cancel": "jobs",
     "retry": "jobs",
     "prepare": "data",
+    "data": "look",
     "predict": "data",
     "kinds": "about",
     "doctor": "about",

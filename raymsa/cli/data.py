@@ -16,17 +16,26 @@ from raymsa.cli.base import json_option, main, open_store, print_json, say, stor
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field, e.g. media.max_frames=8."
 )
+@click.option("--check-only", is_flag=True, help="Hold labels and files against each other; decode and write nothing.")
 @json_option
-def prepare_command(file: Path, raw: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def prepare_command(
+    file: Path, raw: Path | None, out: Path | None, overrides: tuple[str, ...], check_only: bool, as_json: bool
+) -> None:
     """Decode a dataset's clips into shards; goes on where it was interrupted, does nothing when all is there."""
-    from raymsa.cluster import session
-    from raymsa.data.prepare import prepare
     from raymsa.plan import raw_of, shards_of
     from raymsa.spec import load_dataset
 
     dataset = load_dataset(file, list(overrides))
     if raw is not None:
         dataset = dataset.model_copy(update={"raw": str(raw.expanduser().absolute())})
+    if check_only:
+        from raymsa.cli.look import show_check
+
+        show_check(dataset, raw_of(dataset), as_json)
+        return
+    from raymsa.cluster import session
+    from raymsa.data.prepare import prepare
+
     folder = out or shards_of(dataset)
     with session(None):
         made = prepare(dataset, raw_of(dataset), folder, say)

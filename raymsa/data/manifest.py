@@ -60,7 +60,7 @@ class Manifest(_Entry):
 
 def read(folder: Path) -> Manifest:
     """The manifest of a folder of shards. Raises DataError when the folder is not whole."""
-    manifest = _parse(folder)
+    manifest = parse(folder)
     for file in manifest.files:
         try:
             size = (folder / file.name).stat().st_size
@@ -74,7 +74,7 @@ def read(folder: Path) -> Manifest:
     return manifest
 
 
-def _parse(folder: Path) -> Manifest:
+def parse(folder: Path) -> Manifest:
     path = folder / FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
