@@ -9,7 +9,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymsa.data.media import decode, grid
+from raymsa.data.media import decode
+from raymsa.data.picture import grid
 from raymsa.datasets.base import MediaSettings
 from raymsa.errors import MediaError
 from tests.media_files import damage, grey_ramp, tone, turn_by_90, write_media

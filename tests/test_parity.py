@@ -91,7 +91,7 @@ def test_a_clip_is_encoded_as_transformers_own_processor_does(processor, encoder
 def test_resizing_to_the_vision_grid_equals_the_video_processors(processor):
     from transformers.image_utils import SizeDict
 
-    from raymsa.data.media import grid, resize
+    from raymsa.data.picture import grid, resize
 
     frames = np.random.default_rng(0).integers(0, 255, (2, 120, 200, 3), dtype=np.uint8)
     budget = 28 * 28 * 20
