@@ -220,7 +220,7 @@ def resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     import torch
     from torch.nn.functional import interpolate
 
-    # Colours stay the innermost axis, in the strides too: torch has a faster way for that, with the same result.
-    image_1CHW = torch.from_numpy(np.ascontiguousarray(image_HWC)[None]).permute(0, 3, 1, 2)
+    # Colours stay the innermost axis in memory: torch has a faster way for that, with the same result.
+    image_1CHW = torch.from_numpy(np.ascontiguousarray(image_HWC))[None].permute(0, 3, 1, 2)
     small_1CHW = interpolate(image_1CHW, size=size, mode="bicubic", antialias=True)
     return np.ascontiguousarray(small_1CHW[0].permute(1, 2, 0).numpy())
