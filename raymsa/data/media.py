@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import av
 import av.error
@@ -31,6 +31,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,ivf,flv,asf,rm,dv,mxf,ogg,gif,"
     "wav,w64,flac,mp3,aac,aiff,caf,au,amr,ac3,mjpeg,nut"
 )
+S = TypeVar("S", av.VideoStream, av.AudioStream)
 KEPT_BYTES = 32_000_000  # of compressed picture held from the first reading, so that a short clip is read once
 
 
@@ -86,7 +87,7 @@ class _Reading:
 
     def __init__(self, path: Path, container: InputContainer, settings: MediaSettings) -> None:
         self.path, self.container, self.settings = path, container, settings
-        self.picture, self.sound = _stream(container, "picture"), _stream(container, "sound")
+        self.picture, self.sound = _first(container.streams.video), _first(container.streams.audio)
         self.shown, self.heard = Times(), Times()
         self.packets: list[av.Packet[Any]] | None = []  # of the picture; None once they are too many to be held
         self.listener = Listener(settings.max_audio_s)
@@ -127,7 +128,7 @@ class _Reading:
         if self.sound is None or self.sound.codec_context is None or self.listener.full:
             return False
         try:
-            for frame in self.sound.codec_context.decode(packet):  # type: ignore[arg-type]
+            for frame in self.sound.codec_context.decode(packet):
                 assert isinstance(frame, av.AudioFrame)
                 self.listener.hear(frame)
         except BROKEN:
@@ -157,7 +158,7 @@ class _Reading:
             self.notes.append("picture: the codec is unknown")
             return None
         try:
-            frames_FHWC, broken = self._chosen()
+            frames_FHWC, broken = self._chosen(self.picture.codec_context)
         except BROKEN as error:
             self.notes.append(f"picture: {_reason(error)}")
             return None
@@ -167,15 +168,15 @@ class _Reading:
             self.notes.append("picture: there is a stream, but no frame could be decoded")
         return frames_FHWC
 
-    def _chosen(self) -> tuple[np.ndarray | None, int]:
+    def _chosen(self, codec: av.VideoCodecContext) -> tuple[np.ndarray | None, int]:
         """The frames, and how many packets were broken."""
         for skipping in (True, False):
             chooser = Chooser(self.shown, self.settings.max_frames, self.settings.max_pixels, skipping)
             try:
                 if skipping and self.packets is not None:
-                    return chooser.choose(self.packets, self.picture.codec_context), chooser.broken
+                    return chooser.choose(self.packets, codec), chooser.broken
                 with _open(self.path) as container:
-                    stream = _stream(container, "picture")
+                    stream = _first(container.streams.video)
                     assert stream is not None
                     packets = (packet for packet in _until_broken(container.demux(stream)) if packet.size)
                     return chooser.choose(packets, stream.codec_context), chooser.broken
@@ -184,9 +185,8 @@ class _Reading:
         raise AssertionError("without skipping nothing of it fails")
 
 
-def _stream(container: InputContainer, kind: str) -> av.VideoStream | av.AudioStream | None:
-    """The first stream of that kind, one with a known codec if there is one; a cover picture is none."""
-    streams = container.streams.video if kind == "picture" else container.streams.audio
+def _first(streams: tuple[S, ...]) -> S | None:
+    """The first of a kind, one with a known codec if there is one; a cover picture is none."""
     found = [stream for stream in streams if not stream.disposition & stream.disposition.attached_pic]
     return next((stream for stream in found if stream.codec_context is not None), next(iter(found), None))
 

@@ -162,7 +162,7 @@ class Chooser:
 
     def _decoded(self, codec: av.VideoCodecContext, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
         try:
-            return codec.decode(packet)  # type: ignore[arg-type]
+            return codec.decode(packet)
         except EOFError:
             return []
         except BROKEN:
