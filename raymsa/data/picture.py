@@ -42,13 +42,15 @@ class Times:
         return sum(self.kept)
 
     def shown(self) -> list[tuple[int, int]] | None:
-        """Start and length of what is shown, in order of display; None where a time stamp is missing."""
+        """Start and length of what is shown, in order of display; None where there is no clock, or it stands still."""
         known = sorted(
             (start, lasts)
             for start, lasts, kept in zip(self.starts, self.lasts, self.kept, strict=True)
             if kept and start is not None
         )
-        return known if known and len(known) == self.packets else None
+        if not known or len(known) < self.packets or (known[0][0] == known[-1][0] and len(known) > 1):
+            return None
+        return known
 
     def length(self) -> float:
         """Of the stream, in ticks."""

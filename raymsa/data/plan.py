@@ -75,12 +75,14 @@ def digests(rows: list[RawClip | Reject], files: dict[str, State | None]) -> lis
     Not when it was written: a copy of the raw folder is the same data.
     """
     found = []
-    for row in rows:
+    for number, row in enumerate(rows):
         if isinstance(row, Reject):
             said: object = [row.id, row.media]
         else:
             file = _state(row, files)
-            said = [{**asdict(row), "media": _name(row), "previous": ()}, file.bytes if file else None]
+            # An order that is only the row's number would make all rows differ after one that is gone.
+            order = None if row.order == number else row.order
+            said = [{**asdict(row), "media": _name(row), "order": order}, file.bytes if file else None]
         found.append((row.id, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]))
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ from raymsa.place import check, place, remove
 
 LOOK_S = 0.5  # how often progress is shown and a stop is looked for
 LEAVE_S = 3.0  # given to the tasks of an execution that is stopped
-RETRIES = 3  # of a task whose Ray worker died; decoders are processes of their own and do not count here
+ATTEMPTS = 3  # at a shard, when Ray workers die; decoders are processes of their own and do not count here
 LIMIT = "RAYMSA_DECODE_LIMIT_S"  # seconds a small file may take, in place of LIMIT_S
 Say = Callable[[str], None]
 Stop = Callable[[], bool]
@@ -145,7 +147,13 @@ class _Board:
 
     def __init__(self) -> None:
         self.under_way: dict[str, tuple[int, int]] = {}
+        self.attempts: Counter[str] = Counter()
         self.stopped = False
+
+    def begin(self, shard: str) -> int:
+        """The number of this attempt: Ray starts a task again whenever its worker dies, without end."""
+        self.attempts[shard] += 1
+        return self.attempts[shard]
 
     def report(self, shard: str, clips: int, rejects: int) -> bool:
         """True: stop."""
@@ -172,12 +180,19 @@ class _Writer:
         task = ShardTask.model_validate_json(row["task"])
         self._decoder = self._decoder or Decoder(task.media, task.limit_s)
         try:
+            self._begin(task.name)
             written = write_shard(task, self._decoder, lambda clips, rejects: self._look(task.name, clips, rejects))
         except _Stopped:
             return {"written": "", "error": ""}
         except OSError as error:  # one line instead of a traceback
             return {"written": "", "error": disk_line(error, place(task.out))}
         return {"written": written.model_dump_json(), "error": ""}
+
+    def _begin(self, shard: str) -> None:
+        import ray
+
+        if ray.get(self._board.begin.remote(shard)) > ATTEMPTS:
+            raise ChildProcessError(errno.ECHILD, f"the Ray worker that wrote it died {ATTEMPTS} times", shard)
 
     def _look(self, shard: str, clips: int, rejects: int) -> None:
         import ray
@@ -248,7 +263,7 @@ class _Execution:
 def _executed(tasks: list[ShardTask]) -> Iterator[_Execution]:
     import ray
 
-    board = ray.remote(_Board).options(num_cpus=0, max_restarts=RETRIES, max_task_retries=RETRIES).remote()
+    board = ray.remote(_Board).options(num_cpus=0).remote()
     running = _Execution(tasks, board)
     try:
         yield running
@@ -271,8 +286,6 @@ def _pool(tasks: list[ShardTask], board: Any) -> Any:
         # One task at a time for each: a second one would wait behind the first while another writer has nothing to do.
         compute=ray.data.ActorPoolStrategy(size=min(len(tasks), _cores()), max_tasks_in_flight_per_actor=1),
         num_cpus=1,
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
     )
 
 

@@ -58,7 +58,7 @@ class Written(BaseModel):
     bytes: int
     sha256: str
     rejects: list[Reject]
-    missing: list[tuple[str, str]]  # clip id, which stream it was kept without
+    missing: list[tuple[str, str]]  # clip id, what it was kept without
     damaged: list[tuple[str, str]]  # clip id, what could not be decoded of it
     without_sound: int
     without_picture: int
@@ -179,7 +179,9 @@ class _Results:
         self.damaged += [(raw.id, note) for note in media.notes]
         absent = {"sound": media.audio_S is None, "picture": media.frames_FHWC is None}
         self.missing += [(raw.id, f"has no {stream}") for stream, is_so in absent.items() if is_so]
-        self.counts["cut"] += media.truncated
+        if media.truncated:
+            self.counts["cut"] += 1
+            self.missing.append((raw.id, f"sound is cut at {self.task.media.max_audio_s:g} s (media.max_audio_s)"))
         return Clip(**known, seconds=media.seconds, frames_FHWC=media.frames_FHWC, audio_S=media.audio_S)
 
     def _count(self, clip: Clip) -> None:
