@@ -21,7 +21,6 @@ OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
 QUIET = {
     # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    "RAY_BACKEND_LOG_LEVEL": "error",  # its core writes warnings about Ray Data's own actors on our stderr
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store is the record; Tune's CSV and JSON copies are not wanted
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the driver's: it gives the task back

@@ -48,8 +48,12 @@ class Faults:
 
     def _watch(self) -> None:
         hit: set[tuple[int, str]] = set()
-        while not self._over.wait(0.003):
-            for pid in decoders():
+        pids, looks = [], 0
+        while not self._over.wait(0.005):
+            if looks % 40 == 0:  # seldom: it goes through all processes of the machine
+                pids = decoders()
+            looks += 1
+            for pid in pids:
                 for path in open_files(pid):
                     name = Path(path).name
                     if name in self.signals and path.startswith(self.folder) and (pid, path) not in hit:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import queue
 import threading
 import time
-from collections import Counter
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from raymsa.place import check, place, remove
 
 LOOK_S = 0.5  # how often progress is shown and a stop is looked for
 LEAVE_S = 3.0  # given to the tasks of an execution that is stopped
-ATTEMPTS = 3  # at a shard, when Ray workers die; decoders are processes of their own and do not count here
+ATTEMPTS = 3  # at an execution, when Ray workers die; decoders are processes of their own and do not count here
 LIMIT = "RAYMSA_DECODE_LIMIT_S"  # seconds a small file may take, in place of LIMIT_S
 Say = Callable[[str], None]
 Stop = Callable[[], bool]
@@ -147,13 +146,7 @@ class _Board:
 
     def __init__(self) -> None:
         self.under_way: dict[str, tuple[int, int]] = {}
-        self.attempts: Counter[str] = Counter()
         self.stopped = False
-
-    def begin(self, shard: str) -> int:
-        """The number of this attempt: Ray starts a task again whenever its worker dies, without end."""
-        self.attempts[shard] += 1
-        return self.attempts[shard]
 
     def report(self, shard: str, clips: int, rejects: int) -> bool:
         """True: stop."""
@@ -180,19 +173,12 @@ class _Writer:
         task = ShardTask.model_validate_json(row["task"])
         self._decoder = self._decoder or Decoder(task.media, task.limit_s)
         try:
-            self._begin(task.name)
             written = write_shard(task, self._decoder, lambda clips, rejects: self._look(task.name, clips, rejects))
         except _Stopped:
             return {"written": "", "error": ""}
         except OSError as error:  # one line instead of a traceback
             return {"written": "", "error": disk_line(error, place(task.out))}
         return {"written": written.model_dump_json(), "error": ""}
-
-    def _begin(self, shard: str) -> None:
-        import ray
-
-        if ray.get(self._board.begin.remote(shard)) > ATTEMPTS:
-            raise ChildProcessError(errno.ECHILD, f"the Ray worker that wrote it died {ATTEMPTS} times", shard)
 
     def _look(self, shard: str, clips: int, rejects: int) -> None:
         import ray
@@ -242,21 +228,33 @@ class _Execution:
         self._thread.join(LEAVE_S)
 
     def _run(self) -> None:
-        from ray.exceptions import RayError
+        from ray.exceptions import RayActorError, RayError
 
+        left = {task.name: task for task in self._tasks}
         try:
-            for row in _pool(self._tasks, self._board).iter_rows():
-                if self._over.is_set():
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    self._once(left)
                     return
-                if row["error"]:
-                    raise DataError(row["error"])
-                self._results.put(Written.model_validate_json(row["written"]))
+                except RayActorError:
+                    if attempt == ATTEMPTS:
+                        raise
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             line = f"{self._tasks[0].out}: a task of Ray Data failed: {reason}; run again: what is done is kept"
             self._results.put(DataError(line))
         except BaseException as error:  # raised again where the results are read
             self._results.put(error)
+
+    def _once(self, left: dict[str, ShardTask]) -> None:
+        for row in _pool([*left.values()], self._board).iter_rows():
+            if self._over.is_set():
+                return
+            if row["error"]:
+                raise DataError(row["error"])
+            written = Written.model_validate_json(row["written"])
+            del left[written.name]
+            self._results.put(written)
 
 
 @contextmanager
@@ -279,6 +277,7 @@ def _pool(tasks: list[ShardTask], board: Any) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours is the progress
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")  # until Ray 2.64 has another way
     items = [{"task": task.model_dump_json()} for task in tasks]
     return ray.data.from_items(items, override_num_blocks=len(items)).map(
         _Writer,
@@ -286,6 +285,8 @@ def _pool(tasks: list[ShardTask], board: Any) -> Any:
         # One task at a time for each: a second one would wait behind the first while another writer has nothing to do.
         compute=ray.data.ActorPoolStrategy(size=min(len(tasks), _cores()), max_tasks_in_flight_per_actor=1),
         num_cpus=1,
+        max_restarts=0,  # Ray would start a dead worker again without end, and says so on stderr: see ATTEMPTS
+        max_task_retries=0,
     )
 
 
