@@ -64,16 +64,20 @@ def check(path: Path) -> None:
     if is_local(path):
         return
     try:
-        _fs(path).invalidate_cache()
         path.exists()
     except Exception as error:  # every file system has errors of its own
         raise DataError(f"{path}: cannot be reached: {_line(error)}") from None
 
 
+def fresh(folder: Path) -> None:
+    """Forget listings that fsspec keeps: other processes write there too."""
+    if not is_local(folder):
+        _fs(folder).invalidate_cache()
+
+
 def names(folder: Path) -> set[str]:
     """Names in a folder; none when it is not there."""
-    if not is_local(folder):
-        _fs(folder).invalidate_cache()  # others write there too
+    fresh(folder)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return {path.name for path in folder.iterdir()}
     return set()
@@ -149,9 +153,9 @@ def _local_state(path: Path) -> State | None:
 
 
 def _listed(folder: Path) -> dict[str, State]:
-    fs, root = _fs(folder), cast(Any, folder).path.rstrip("/") + "/"
-    fs.invalidate_cache()
-    found = fs.find(root, detail=True)
+    fresh(folder)
+    root = cast(Any, folder).path.rstrip("/") + "/"
+    found = _fs(folder).find(root, detail=True)
     changed = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
     return {
         name.removeprefix("/").removeprefix(root.removeprefix("/")): State(

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raymsa.errors import DataError
-from raymsa.place import states, write_at_once
+from raymsa.place import fresh, states, write_at_once
 from raymsa.target import Labels, Target, Task
 
 FORMAT = 2  # of this file and of the shards' schema; a reader refuses another one
@@ -68,6 +68,7 @@ class Manifest(_Entry):
 
 def read(folder: Path) -> Manifest:
     """The manifest of a folder of shards, a path or what `place` gives. Raises DataError when it is not whole."""
+    fresh(folder)
     manifest = _parse(folder)
     there = states(folder, [file.name for file in manifest.files])
     for file in manifest.files:
