@@ -202,6 +202,14 @@ def test_labels_edited_after_a_prepare_are_noticed(mixed, raw, tmp_path, edit, w
 
 
 @ray_test
+def test_a_label_file_that_is_gone_does_not_make_shards_useless(mixed, tmp_path):
+    out, manifest, _ = mixed
+    said = []
+    assert prepare(MIXED, tmp_path, out, said.append) == manifest
+    assert "not compared" in said[0] and "clips.csv" in said[0]
+
+
+@ray_test
 def test_a_file_that_came_later_is_noticed_and_a_plain_copy_is_the_same_data(mixed, raw, tmp_path):
     out, manifest, _ = mixed
     shutil.copytree(raw, tmp_path / "raw", copy_function=shutil.copy)

@@ -14,7 +14,7 @@ from raymsa.data.plan import Plan
 from raymsa.data.shardfile import Written
 from raymsa.datasets.base import Layout
 from raymsa.errors import DataError
-from raymsa.place import write_at_once
+from raymsa.place import names, write_at_once
 from raymsa.target import Labels
 
 
@@ -25,6 +25,8 @@ def account(dataset: Layout, raw: Path, out: Path, plan: Plan, done: list[Writte
     notes = [note for written in done for note in sorted({*written.missing, *written.damaged})]
     if notes:
         write_at_once(out / NOTES, as_csv(("id", "note"), notes))
+    elif NOTES in names(out):  # of a call before this one, which did not come to its end
+        (out / NOTES).unlink()
     if not any(written.rows for written in done):
         raise DataError(_nothing_left(raw, out, rejects))
     write_at_once(out / ROWS, as_csv(("id", "digest"), plan.digests))

@@ -80,10 +80,22 @@ def _prepared(dataset: Layout, raw: Path, out: Path, say: Say) -> Manifest | Non
     there = finished(dataset, out)
     if there is None:
         return None
-    if raw.is_dir():  # where the raw clips are not, the shards stand for themselves
-        check_rows(out, there, row_digests(list(dataset.clips(raw)), raw))
+    rows = _labels_now(dataset, raw, say)
+    if rows:
+        check_rows(out, there, row_digests(rows, raw))
     say(f"{out}: prepared already, {sum(there.counts.values())} clips; delete the folder to prepare again")
     return there
+
+
+def _labels_now(dataset: Layout, raw: Path, say: Say) -> list[RawClip | Reject]:
+    """The rows to compare a finished folder with; where the raw clips are not, the shards stand for themselves."""
+    if not raw.is_dir():
+        return []
+    try:
+        return list(dataset.clips(raw))
+    except DataError as error:
+        say(f"warning: not compared with what was prepared: {error}")
+        return []
 
 
 def _rows(dataset: Layout, raw: Path, say: Say) -> list[RawClip | Reject]:
