@@ -114,11 +114,11 @@ class Chooser:
         wanted = [starts[bisect_right(starts, starts[0] + (k + 0.5) * step) - 1] for k in range(n)]
         last: av.VideoFrame | None = None
         for frame in self._needed(packets, codec, wanted):
-            at = math.inf if frame is None else frame.pts
-            if frame is not None and at is None:  # stands where the one before it stood
+            if frame is not None and frame.pts is None:  # stands where the one before it stood
                 last = frame
                 continue
-            while wanted and at is not None and (at > wanted[0] and last is not None):
+            at = math.inf if frame is None or frame.pts is None else frame.pts
+            while wanted and at > wanted[0] and last is not None:  # it did not decode: what was before it is shown
                 yield last
                 wanted.pop(0)
             last = frame or last
