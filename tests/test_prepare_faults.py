@@ -181,3 +181,15 @@ def test_a_second_prepare_into_a_folder_waits_for_the_first(raw, undisturbed, tm
             fcntl.flock(lock, fcntl.LOCK_UN)
     assert sum("waiting for it" in line for line in said) == 1
     assert ended[0].counts["train"] == CLIPS and files_in(out) == undisturbed
+
+
+def test_a_ray_worker_that_dies_costs_time_only(raw, undisturbed, tmp_path, ray_session):
+    out = tmp_path / "out"
+    with prepared_meanwhile(raw, out) as (_, _, ended):
+        wait_until(lambda: shards_done(out) > 1)
+        os.kill(parent_of(decoders()[0]), signal.SIGKILL)
+    assert ended[0].counts["train"] == CLIPS and files_in(out) == undisturbed
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

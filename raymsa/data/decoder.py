@@ -5,6 +5,7 @@ The parent sends a path, the child answers with a line of JSON; frames and sound
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -29,6 +30,7 @@ from raymsa.errors import MediaError
 LIMIT_S = 60.0  # for a small file; nearly all clips take far less than one second
 LIMIT_S_PER_MB = 1.0  # of a file, on top: the slowest disk that is worth waiting for, and long films
 START_S = 300.0  # until a new child answers: it imports torch, on a machine where every core is busy
+END_S = 5.0  # after it was killed; one that waits for a dead network disk cannot even be killed, and is left behind
 LOOK_S = 0.25  # how often `waiting` is called
 MEMORY_BYTES = 6 * 2**30  # a child may take so much; 8K video needs about 2 GiB
 KILLED_TWICE = 2  # SIGKILL may be the machine's fault (no memory left); the second time it is taken for the clip's
@@ -123,13 +125,17 @@ class _Child(NamedTuple):
     def end(self) -> int:
         """Kill it, unless it has ended by itself; its exit status."""
         self.pipe.close()
-        try:  # a process that has just crashed takes a moment to be gone
-            self.process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
+        code = self._wait(0.5)  # a process that has just crashed takes a moment to be gone
+        if code is None:
             self.process.kill()
-        code = self.process.wait()
+            code = self._wait(END_S)
         self.arena.close()
-        return code
+        return -signal.SIGKILL if code is None else code
+
+    def _wait(self, seconds: float) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(seconds)
+        return None
 
 
 class _Arena:
@@ -168,9 +174,9 @@ def _start(settings: MediaSettings, waiting: Callable[[], None]) -> _Child:
         arena = _Arena(settings, file.fileno())
         fds = (theirs.fileno(), file.fileno())
         command = [sys.executable, "-m", "raymsa.data.decoder", *map(str, fds), settings.model_dump_json()]
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            command, pass_fds=fds, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        here = os.pathsep.join(path for path in sys.path if path)  # Ray may have put us where nobody else would look
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here}
+        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, env=env)  # noqa: S603 - our own
     child = _Child(process, Connection(ours.detach()), arena)
     try:
         child.answer(START_S, waiting)
@@ -233,7 +239,6 @@ def _answer(path: Path, arena: _Arena, settings: MediaSettings) -> dict[str, Any
 
 def _behave() -> None:
     """End with the parent however that ends, leave Ctrl-C to it, and be the first to go when memory is short."""
-    import contextlib
     import ctypes
     import resource
 
