@@ -272,8 +272,11 @@ def compare(raw: Path, given: argparse.Namespace) -> None:
     print(f"\nprepare / loop on one core: {rate['one'] / rate['plain']:.2f} times the clips per second (aim 1.5), "
           f"{cpu['plain'] / cpu['one']:.2f} times fewer CPU seconds per clip")  # fmt: skip
     busy = {name: statistics.median(run["busy"] for run in found) for name, found in runs.items()}
-    print(f"prepare, two cores / one core: {rate['two'] / rate['one']:.2f} times the clips per second (aim 1.8), "
-          f"with {busy['two'] / busy['one']:.2f} times the CPU time that it was given")  # fmt: skip
+    print(
+        f"prepare, two cores / one core: {rate['two'] / rate['one']:.2f} times the clips per second (aim 1.8), with "
+        f"{busy['two'] / busy['one']:.2f} times the CPU time that the machine gave it; two cores of its own, at the "
+        f"CPU seconds per clip seen here: {2 * cpu['one'] / cpu['two']:.2f}"
+    )
 
 
 if __name__ == "__main__":
