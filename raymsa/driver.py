@@ -23,6 +23,7 @@ from raymsa import queue
 from raymsa.cluster import runs_at_once, session
 from raymsa.errors import Cancelled, LeaseLost, NoSession, RaymsaError, StoreError
 from raymsa.home import home
+from raymsa.place import place
 from raymsa.plan import TASKS, anchored, raw_of, shards_of
 from raymsa.proposals import Listed, Proposals, Proposed, enter
 from raymsa.record import Recorder
@@ -132,7 +133,7 @@ class Driver:
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
         if task.kind == "prepare":
-            _prepare(job, Path(task.payload["shards"]), lease, log)
+            _prepare(job, place(task.payload["shards"]), lease, log)
         elif task.kind == "train":
             _train(self.store, job, task, lease, log)
         else:
@@ -221,7 +222,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     from raymsa.search import run_all
 
     spec, shards = _spec(job), task.payload["shards"]
-    made = manifest.read(Path(shards))
+    made = manifest.read(place(shards))
     at_once = runs_at_once(spec.resources.cpus, spec.resources.gpus)
     proposals = _proposals(store, job, task, spec, shards)
     rows = queries.runs(store, job.id)

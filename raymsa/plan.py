@@ -8,6 +8,7 @@ from typing import Any
 from raymsa.data.manifest import shaping
 from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
+from raymsa.place import absolute, place
 from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
 from raymsa.target import Labels
 
@@ -17,10 +18,10 @@ TASKS = ("prepare", "train")  # of every job, in this order
 def anchored(job: Any) -> Any:
     """The job with absolute paths: a driver in another folder must find the same clips and the same model."""
     paths = {name: getattr(job.dataset, name) for name in ("raw", "shards")}
-    absolute = {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path}
+    fixed = {name: absolute(path) for name, path in paths.items() if path}
     return job.model_copy(
         update={
-            "dataset": job.dataset.model_copy(update=absolute),
+            "dataset": job.dataset.model_copy(update=fixed),
             "model": job.model.model_copy(update={"path": _anchored_model(job.model.path)}),
             "variants": {name: _with_anchored_model(override) for name, override in job.variants.items()},
         }
@@ -42,18 +43,18 @@ def _with_anchored_model(override: dict[str, Any]) -> dict[str, Any]:
 def shards_of(dataset: Layout) -> Path:
     """Where a dataset's shards are: as its config says, or a folder of raymsa's own for these clips and settings."""
     if dataset.shards:
-        return Path(dataset.shards).expanduser().absolute()
+        return place(dataset.shards)
     return shards_dir() / _name(dataset)
 
 
 def raw_of(dataset: Layout) -> Path:
     """Where a dataset's raw clips are; a dataset that makes its own has a folder under RAYMSA_HOME."""
-    return Path(dataset.raw).expanduser().absolute() if dataset.raw else home() / "raw" / _name(dataset)
+    return place(dataset.raw) if dataset.raw else home() / "raw" / _name(dataset)
 
 
 def _name(dataset: Layout) -> str:
     """The same for the same clips: how they are judged later (published counts, metric rules) is no part of it."""
-    raw = str(Path(dataset.raw).expanduser().absolute()) if dataset.raw else None
+    raw = absolute(dataset.raw) if dataset.raw else None
     return f"{dataset.name}-{digest_of_plain({**shaping(dataset.model_dump(mode='json')), 'raw': raw})}"
 
 

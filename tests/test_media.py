@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from raymsa.data.media import decode, grid
+from raymsa.data.media import decode
+from raymsa.data.picture import Chooser, SkipFailed, Times, grid
 from raymsa.datasets.base import MediaSettings
 from raymsa.errors import MediaError
-from tests.media_files import damage, grey_ramp, tone, turn_by_90, write_media
+from tests.media_files import damage, grey_ramp, stop_the_clock, tone, turn_by_90, write_media
 
 SETTINGS = MediaSettings()
 
@@ -220,3 +222,104 @@ def test_the_grid_keeps_the_aspect_to_less_than_one_patch(height, width):
     shrink = min(1, math.sqrt(10**6 / (height * width)))
     if min(height, width) * shrink >= 28:  # else the short side is raised to 28
         assert 0 <= height * shrink - rows < 28.01 and 0 <= width * shrink - columns < 28.01
+
+
+def moving(frames, seed=0):
+    """Frames that all differ and refer to each other: noise that moves."""
+    noise = np.random.default_rng(seed).integers(0, 255, (64, 160, 3)).astype(np.uint8)
+    return [np.ascontiguousarray(np.roll(noise, 3 * i, axis=1)[:, :80]) for i in range(frames)]
+
+
+def chosen(path, frames, skipping):
+    """The frames, and how many packets were decoded for them."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        times = Times()
+        for packet in packets:
+            times.add(packet)
+        chooser = Chooser(times, frames, 100_000, skipping)
+        return chooser.choose(packets, container.streams.video[0].codec_context)
+
+
+CODECS = ("mpeg4", "libx264", "mpeg2video", "libvpx-vp9", "libx265")
+HERE = [name for name in CODECS if name in av.codecs_available]
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    codec=st.sampled_from(HERE),
+    gop=st.sampled_from([1, 5, 12, 40, 250]),
+    b_frames=st.integers(0, 3),
+    frames=st.integers(1, 90),
+    wanted=st.integers(1, 16),
+    closed=st.booleans(),
+)
+def test_skipping_gives_the_frames_of_decoding_everything(
+    tmp_path_factory, codec, gop, b_frames, frames, wanted, closed
+):
+    options = {"g": str(gop), "bf": str(b_frames), "preset": "ultrafast", "x265-params": "log-level=none"}
+    if closed and codec == "mpeg2video":
+        options |= {"flags": "+cgop", "sc_threshold": "1000000000"}
+    folder = tmp_path_factory.mktemp("skip")
+    path = write_media(folder / "a.mkv", moving(frames), codec=codec, fps=25, options=options)
+    assert np.array_equal(chosen(path, wanted, True), chosen(path, wanted, False))
+
+
+@pytest.mark.skipif("libx264" not in HERE, reason="this PyAV has no libx264")
+@pytest.mark.parametrize("extra", ["intra-refresh=1", "open-gop=1", "b-pyramid=normal:ref=4", "weightp=2:bframes=5"])
+@pytest.mark.parametrize("ending", ["mp4", "ts", "mkv"])
+def test_skipping_is_right_where_a_key_frame_is_not_a_clean_beginning(tmp_path, extra, ending):
+    options = {"g": "20", "bf": "3", "x264-params": extra}
+    path = write_media(tmp_path / f"a.{ending}", moving(90), codec="libx264", fps=25, options=options)
+    whole = chosen(path, 16, False)
+    try:
+        skipped = chosen(path, 16, True)
+    except SkipFailed:
+        skipped = decode(path, MediaSettings()).frames_FHWC
+    assert np.array_equal(skipped, whole)
+
+
+def test_a_long_clip_is_not_decoded_whole(tmp_path):
+    path = write_media(tmp_path / "a.mp4", moving(400), codec="mpeg4", fps=25, options={"g": "10"})
+    with av.open(str(path)) as container:
+        times, packets = Times(), [packet for packet in container.demux(video=0) if packet.size]
+        for packet in packets:
+            times.add(packet)
+        decoded = []
+
+        class Codec:
+            """The real decoder, with a list of what it was given."""
+
+            def __init__(self, codec):
+                self.codec = codec
+
+            def decode(self, packet):
+                decoded.append(packet)
+                return self.codec.decode(packet)
+
+            def __getattr__(self, name):
+                return getattr(self.codec, name)
+
+        Chooser(times, 8, 100_000).choose(packets, Codec(container.streams.video[0].codec_context))
+    assert len(decoded) <= 8 * 12
+
+
+def test_a_file_too_large_to_be_held_is_read_again_with_the_same_result(tmp_path, monkeypatch):
+    path = write_media(tmp_path / "a.mp4", moving(60), tone(2.4), fps=25)
+    held = decode(path, SETTINGS)
+    monkeypatch.setattr("raymsa.data.media.KEPT_BYTES", 1000)
+    again = decode(path, SETTINGS)
+    assert np.array_equal(held.frames_FHWC, again.frames_FHWC) and np.array_equal(held.audio_S, again.audio_S)
+
+
+def test_a_clip_of_0_frames_per_second_keeps_its_frames_in_order(tmp_path):
+    stop_the_clock(write_media(tmp_path / "a.mp4", grey_ramp(20)))
+    shown = brightness(decode(tmp_path / "a.mp4", MediaSettings(max_frames=4)))
+    assert shown == sorted(shown) and len(set(shown)) == 4
+
+
+def test_sound_of_six_channels_is_mixed_and_of_8_khz_brought_to_16(tmp_path):
+    for name, sound, rate in (("a.mp4", tone(1.0, channels=6), 16_000), ("b.mp4", tone(1.0, rate=8000), 8000)):
+        media = decode(write_media(tmp_path / name, sound=sound, rate=rate), SETTINGS)
+        pitch = np.abs(np.fft.rfft(media.audio_S[:16_000])).argmax()
+        assert pitch == pytest.approx(440, abs=2) and abs(len(media.audio_S) / 16_000 - 1) < 0.2

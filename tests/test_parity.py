@@ -178,7 +178,7 @@ def test_turns_of_picture_and_sound_are_the_processors(processor, interleaving, 
 def test_resizing_to_the_vision_grid_equals_the_video_processors(processor):
     from transformers.image_utils import SizeDict
 
-    from raymsa.data.media import grid, resize
+    from raymsa.data.picture import grid, resize
 
     frames = np.random.default_rng(0).integers(0, 255, (2, 120, 200, 3), dtype=np.uint8)
     budget = 28 * 28 * 20

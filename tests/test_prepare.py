@@ -1,11 +1,9 @@
 """Raw folder to shards: what comes out, what is left out and said, and that a kill at any moment changes nothing."""
 
 import csv
-import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +14,11 @@ import pytest
 
 from raymsa.clip import SHARD_SCHEMA, RawClip, from_row
 from raymsa.data import manifest as manifests
+from raymsa.data.decoder import Decoder
 from raymsa.data.media import decode
 from raymsa.data.plan import SHARD_BYTES, most_bytes, plan_shards
 from raymsa.data.prepare import prepare
-from raymsa.data.shardfile import PARTS, Journal, kept, read_journal, write_shard
+from raymsa.data.shardfile import PARTS, kept, write_shard
 from raymsa.datasets.base import MediaSettings
 from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
@@ -69,6 +68,13 @@ def mixed(raw, ray_session, tmp_path_factory):
 def planned(raw, tmp_path):
     """The tasks of that folder, to be run here, without Ray."""
     return plan(raw, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """One for all tests: starting it imports torch."""
+    with Decoder(MediaSettings()) as there:
+        yield there
 
 
 def plan(raw, out, media=MIXED.media):
@@ -146,6 +152,74 @@ def test_running_again_does_nothing_even_without_the_raw_folder(mixed, tmp_path)
 
 
 @ray_test
+def test_a_clip_kept_with_less_stands_in_notes_with_what_it_lacks(mixed):
+    out, _, said = mixed
+    assert (out / "notes.csv").read_text() == "id,note\nheard,has no picture\nsilent,has no sound\n"
+    assert any("kept with less: 2 without sound, 2 without picture; see notes.csv" in line for line in said)
+
+
+@ray_test
+def test_the_manifest_counts_seconds_tokens_and_bytes(mixed):
+    out, manifest, _ = mixed
+    clips = clips_in(out).values()
+    sizes = [sum(a.nbytes for a in (c.frames_FHWC, c.audio_S) if a is not None) for c in clips]
+    assert manifest.seconds == {"train": pytest.approx(sum(c.seconds for c in clips)), "valid": 0, "test": 0}
+    assert manifest.audio_tokens == sum(c.audio_tokens for c in clips) > 0
+    assert manifest.video_tokens == sum(c.video_tokens for c in clips) > 0
+    assert manifest.media_bytes == sum(sizes) and manifest.largest_clip_bytes == max(sizes)
+
+
+def score_again(rows):
+    rows[1][2] = "3"
+
+
+def take_one_away(rows):
+    del rows[2]
+
+
+def add_one(rows):
+    rows.append(["new", "words", "1", "test", ""])
+
+
+def turn_around(rows):
+    rows[1:] = rows[:0:-1]
+
+
+@ray_test
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [(score_again, "1 changed"), (take_one_away, "1 gone"), (add_one, "1 added"), (turn_around, "in another order")],
+)
+def test_labels_edited_after_a_prepare_are_noticed(mixed, raw, tmp_path, edit, words):
+    shutil.copytree(raw, tmp_path / "raw")
+    with (raw / "clips.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    edit(rows)
+    with (tmp_path / "raw" / "clips.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(DataError, match=rf"prepared from other rows \({words}\); give another --out DIR"):
+        prepare(MIXED, tmp_path / "raw", mixed[0], lambda line: None)
+
+
+@ray_test
+def test_a_label_file_that_is_gone_does_not_make_shards_useless(mixed, tmp_path):
+    out, manifest, _ = mixed
+    said = []
+    assert prepare(MIXED, tmp_path, out, said.append) == manifest
+    assert "not compared" in said[0] and "clips.csv" in said[0]
+
+
+@ray_test
+def test_a_file_that_came_later_is_noticed_and_a_plain_copy_is_the_same_data(mixed, raw, tmp_path):
+    out, manifest, _ = mixed
+    shutil.copytree(raw, tmp_path / "raw", copy_function=shutil.copy)
+    assert prepare(MIXED, tmp_path / "raw", out, lambda line: None) == manifest
+    shutil.copy(raw / "whole.mp4", tmp_path / "raw" / "gone.mp4")
+    with pytest.raises(DataError, match="1 changed"):
+        prepare(MIXED, tmp_path / "raw", out, lambda line: None)
+
+
+@ray_test
 def test_other_settings_in_the_same_folder_are_refused_by_name(mixed, raw):
     other = MIXED.model_copy(update={"media": MediaSettings(max_frames=8)})
     with pytest.raises(DataError, match=r"media\.max_frames: 16 there, 8 asked for"):
@@ -156,33 +230,6 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(mixed, raw):
 def test_settings_that_change_no_shard_are_no_other_settings(mixed, raw):
     out, manifest, _ = mixed
     assert prepare(MIXED.model_copy(update={"published": {}}), raw, out, lambda line: None) == manifest
-
-
-@ray_test
-def test_two_folders_of_the_same_clips_are_the_same_data(mixed, raw, tmp_path, ray_session):
-    """The second one begins where a process was killed with -9: the bytes are those of the first."""
-    out = tmp_path / "out"
-    kill_in_the_middle(raw, out)
-    said = []
-    again = prepare(MIXED, raw, out, said.append)
-    assert files_in(out) == files_in(mixed[0]) and again.digest == mixed[1].digest
-    assert any("shards are there already" in line for line in said)
-
-
-def kill_in_the_middle(raw, out):
-    """A process that writes the first shard as prepare does, and dies by SIGKILL while it waits with the second."""
-    source = (
-        "import sys, time; from pathlib import Path; from tests.test_prepare import MIXED, plan, write_shard\n"
-        "from raymsa.data.prepare import _claim\n"
-        "raw, out = map(Path, sys.argv[1:]); out.mkdir(); _claim(MIXED, out)\n"
-        "first, *_, second = plan(raw, out); write_shard(first)\n"
-        "(out / second.name).write_bytes(b'half a shard'); (out / '.parts' / 'x.part').write_bytes(b'x')\n"
-        "print('ready', flush=True); time.sleep(600)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", source, raw, out], stdout=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGKILL)
-    assert not (out / "manifest.json").exists()
 
 
 @ray_test
@@ -208,14 +255,6 @@ def test_a_raw_folder_that_is_not_there_says_what_belongs_there(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_at_once_into_one_folder_are_refused(raw, tmp_path):
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another prepare is writing there"):
-            prepare(MIXED, raw, tmp_path / "out", lambda line: None)
-
-
 def test_shards_of_somebody_else_are_not_written_over(raw, tmp_path):
     (tmp_path / "train-00000.parquet").write_bytes(b"precious")
     with pytest.raises(DataError, match="shards without a manifest"):
@@ -223,46 +262,30 @@ def test_shards_of_somebody_else_are_not_written_over(raw, tmp_path):
     assert (tmp_path / "train-00000.parquet").read_bytes() == b"precious"
 
 
-def test_a_clip_that_kills_its_process_twice_is_rejected(planned):
-    task = planned[0]
-    for _ in range(2):  # two attempts that ended while they decoded this clip
-        journal = read_journal(task)
-        journal.attempts, journal.at = journal.attempts + 1, "silent"
-        journal.crashes.update([journal.at] if journal.attempts > 1 else [])
-        (task.out / PARTS / f"{task.name}.at").write_text(journal.model_dump_json())
-    written = write_shard(task)
-    assert [reject.id for reject in written.rejects] == ["silent"]
-    assert "ended the process 2 times" in written.rejects[0].reason and written.rows == 2
-
-
-def test_a_crash_of_an_earlier_call_is_not_held_against_a_clip(planned):
-    task = planned[0]
-    earlier = Journal(session="another", at="silent", crashes={"silent": 5})
-    (task.out / PARTS / f"{task.name}.at").write_text(earlier.model_dump_json())
-    assert write_shard(task).rejects == []
-
-
-def test_a_shard_is_kept_only_as_long_as_nothing_it_was_made_from_has_changed(raw, tmp_path):
+def test_a_shard_is_kept_only_as_long_as_nothing_it_was_made_from_has_changed(raw, tmp_path, decoder):
     copy = tmp_path / "raw"
     shutil.copytree(raw, copy)
-    task = plan(copy, tmp_path / "out")[0]
-    written = write_shard(task)
-    assert kept(plan(copy, tmp_path / "out")[0]) == written
-    assert kept(plan(copy, tmp_path / "out", MediaSettings(max_frames=4))[0]) is None
+    task, *_ = tasks = plan(copy, tmp_path / "out")
+    written = write_shard(task, decoder)
+    assert kept(tasks) == kept(plan(copy, tmp_path / "out")) == {task.name: written}
+    assert kept(plan(copy, tmp_path / "out", MediaSettings(max_frames=4))) == {}
     os.utime(copy / "whole.mp4", ns=(1, 1))
-    assert kept(plan(copy, tmp_path / "out")[0]) is None
-    (task.out / task.name).write_bytes(b"short")
-    assert kept(task) is None
+    assert kept(plan(copy, tmp_path / "out")) == {}
+    (tmp_path / "out" / task.name).write_bytes(b"short")
+    assert kept(tasks) == {}
 
 
 def test_a_disk_that_takes_no_more_leaves_no_half_file(raw, tmp_path):
     # A limit on file size stands for the full disk: the write fails in the same place.
     source = (
         "import sys, resource; from pathlib import Path; from tests.test_prepare import plan; "
-        "from raymsa.data.prepare import _task\n"
+        "from raymsa.data.decoder import Decoder; from raymsa.data.shardfile import write_shard\n"
         "task = plan(*map(Path, sys.argv[1:]))[0]\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
-        "print(_task({'task': task.model_dump_json()})['error'])\n"
+        "with Decoder(task.media) as decoder:\n"
+        "    decoder.decode(Path(task.raw) / 'whole.mp4')\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        "    try: write_shard(task, decoder)\n"
+        "    except OSError as error: print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", source, raw, tmp_path / "out"], capture_output=True, text=True, check=True, cwd=ROOT
@@ -271,11 +294,11 @@ def test_a_disk_that_takes_no_more_leaves_no_half_file(raw, tmp_path):
     assert not list((tmp_path / "out").glob("**/*.part")) and not list((tmp_path / "out").glob("*.parquet"))
 
 
-def test_row_groups_hold_at_most_32_clips_in_the_order_of_the_label_file(tmp_path):
+def test_row_groups_hold_at_most_32_clips_in_the_order_of_the_label_file(tmp_path, decoder):
     clips = [RawClip(f"c{i}", "v", "words", 0.0, "train", None) for i in range(70)]
     (tmp_path / PARTS).mkdir()
     (task,) = plan_shards(list(clips), tmp_path, tmp_path, MediaSettings()).tasks
-    write_shard(task)
+    write_shard(task, decoder)
     file = pq.ParquetFile(tmp_path / task.name)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [32, 32, 6]
     assert file.read().column("id").to_pylist() == [clip.id for clip in clips]
@@ -300,9 +323,9 @@ def test_long_sound_is_planned_for(tmp_path):
 
 
 @pytest.fixture
-def whole(planned):
+def whole(planned, decoder):
     """A folder with one real shard and its manifest."""
-    out, written = planned[0].out, write_shard(planned[0])
+    out, written = Path(planned[0].out), write_shard(planned[0], decoder)
     file = manifests.ShardFile(**written.model_dump(include={"name", "split", "rows", "bytes", "sha256"}))
     none = {"train": 0, "valid": 0, "test": 0}
     manifest = manifests.Manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import click
@@ -11,23 +12,24 @@ from raymsa.cli.base import json_option, main, open_store, print_json, say, stor
 
 @main.command("prepare", short_help="Decode a dataset into shards.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--raw", type=click.Path(path_type=Path), help="Folder with the raw clips [default: the file's `raw`].")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the shards [default: under RAYMSA_HOME].")
+@click.option("--raw", help="Folder with the raw clips, or an address (s3://...) [default: the file's `raw`].")
+@click.option("--out", help="Folder for the shards, or an address [default: under RAYMSA_HOME].")
 @click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field, e.g. media.max_frames=8."
 )
 @click.option("--check-only", is_flag=True, help="Hold labels and files against each other; decode and write nothing.")
 @json_option
 def prepare_command(
-    file: Path, raw: Path | None, out: Path | None, overrides: tuple[str, ...], check_only: bool, as_json: bool
+    file: Path, raw: str | None, out: str | None, overrides: tuple[str, ...], check_only: bool, as_json: bool
 ) -> None:
     """Decode a dataset's clips into shards; goes on where it was interrupted, does nothing when all is there."""
+    from raymsa.place import absolute, place
     from raymsa.plan import raw_of, shards_of
     from raymsa.spec import load_dataset
 
     dataset = load_dataset(file, list(overrides))
     if raw is not None:
-        dataset = dataset.model_copy(update={"raw": str(raw.expanduser().absolute())})
+        dataset = dataset.model_copy(update={"raw": absolute(raw)})
     if check_only:
         from raymsa.cli.look import show_check
 
@@ -35,10 +37,13 @@ def prepare_command(
         return
     from raymsa.cluster import session
     from raymsa.data.prepare import prepare
+    from raymsa.data.progress import shown
+    from raymsa.driver import on_ctrl_c
 
-    folder = out or shards_of(dataset)
-    with session(None):
-        made = prepare(dataset, raw_of(dataset), folder, say)
+    folder = place(out) if out else shards_of(dataset)
+    stopped = threading.Event()
+    with session(None), on_ctrl_c(stopped.set), shown(say) as (line, progress):
+        made = prepare(dataset, raw_of(dataset), folder, line, stopped.is_set, progress)
     if as_json:
         print_json({"folder": str(folder), **made.model_dump(mode="json")})
     else:

@@ -13,6 +13,7 @@ from rich.table import Table
 from raymsa.cli.base import json_option, main, print_json, say
 from raymsa.cli.show import console
 from raymsa.errors import DataError, RaymsaError
+from raymsa.place import place
 
 if TYPE_CHECKING:
     from raymsa.data.check import Check
@@ -119,9 +120,9 @@ def verify_command(shards: str, as_json: bool) -> None:
 @click.option(
     "--to", "out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to."
 )
-@click.option("--raw", type=click.Path(path_type=Path), help="Folder with the raw clips [default: the file's `raw`].")
+@click.option("--raw", help="Folder with the raw clips [default: the file's `raw`].")
 @json_option
-def export_command(file: Path, out: Path, raw: Path | None, as_json: bool) -> None:
+def export_command(file: Path, out: Path, raw: str | None, as_json: bool) -> None:
     """Write the clips of a dataset FILE as ms-swift's train.jsonl, val.jsonl and test.jsonl, with their `label`.
 
     Media stay where they are and are named by their paths. Rows that cannot be used, or whose file is missing or
@@ -133,7 +134,7 @@ def export_command(file: Path, out: Path, raw: Path | None, as_json: bool) -> No
     from raymsa.spec import load_dataset
 
     dataset = load_dataset(file)
-    folder = raw_of(dataset if raw is None else dataset.model_copy(update={"raw": str(raw)}))
+    folder = raw_of(dataset if raw is None else dataset.model_copy(update={"raw": raw}))
     rows, clips = usable(dataset, folder)
     if not clips:
         raise RaymsaError(f"{folder}: no clip would be left of {rows:,} rows")
@@ -173,7 +174,7 @@ def shards_folder(given: str) -> Path:
         from raymsa.spec import load_dataset
 
         return shards_of(load_dataset(path))
-    return path.absolute()
+    return place(given)
 
 
 def _label(settings: dict[str, Any], label: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raymsa.errors import DataError
+from raymsa.place import fresh, states, write_at_once
 from raymsa.target import Labels, Target, Task
 
 FORMAT = 2  # of this file and of the shards' schema; a reader refuses another one
 FILE = "manifest.json"
 REJECTS = "rejects.csv"
+NOTES = "notes.csv"
+ROWS = "rows.csv"
 # Settings that change nothing in the shards.
 NOT_IN_SHARDS = ("raw", "shards", "published", "language", "prompt")
 NOT_IN_SHARDS_OF_THE_TASK = ("task.metrics", "task.class_weights")
@@ -48,6 +50,12 @@ class Manifest(_Entry):
     cut_sound: int = Field(description="clips whose sound went on after media.max_audio_s")
     damaged: int = Field(description="clips kept although a stream of theirs could not be decoded whole; see notes.csv")
     rejects: int
+    seconds: dict[str, float] = Field({}, description="length of the media, per split")
+    audio_tokens: int = Field(0, description="of all clips together; `video_tokens` alike")
+    video_tokens: int = 0
+    media_bytes: int = Field(0, description="frames and sound of all clips, uncompressed")
+    largest_clip_bytes: int = Field(0, description="frames and sound of the largest clip, uncompressed")
+    rows: str = Field("", description="digest of the label file's rows and their files' sizes; one by one in rows.csv")
     labels: Labels | None
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -59,16 +67,17 @@ class Manifest(_Entry):
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a folder of shards. Raises DataError when the folder is not whole."""
+    """The manifest of a folder of shards, a path or what `place` gives. Raises DataError when it is not whole."""
+    fresh(folder)
     manifest = parse(folder)
+    there = states(folder, [file.name for file in manifest.files])
     for file in manifest.files:
-        try:
-            size = (folder / file.name).stat().st_size
-        except OSError:
-            raise DataError(f"{folder / file.name}: the shard is missing; delete {folder} and prepare again") from None
-        if size != file.bytes:
+        state = there[file.name]
+        if state is None:
+            raise DataError(f"{folder / file.name}: the shard is missing; delete {folder} and prepare again")
+        if state.bytes != file.bytes:
             raise DataError(
-                f"{folder / file.name}: has {size:,} bytes, {FILE} says {file.bytes:,}; "
+                f"{folder / file.name}: has {state.bytes:,} bytes, {FILE} says {file.bytes:,}; "
                 f"delete {folder} and prepare again"
             )
     return manifest
@@ -99,19 +108,6 @@ def write(folder: Path, manifest: Manifest) -> None:
     write_at_once(folder / FILE, json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_at_once(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, sync it to disk, then rename it into place."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def target(manifest: Manifest, task: Task) -> Target:
     """What is predicted: the task as a job has it, with what the training labels of these shards say.
 
@@ -131,6 +127,11 @@ def digest_of(files: tuple[ShardFile, ...], settings: dict[str, Any]) -> str:
     """sha256 (16 hex digits) of what the shards hold and how they were made."""
     text = json.dumps([[(f.name, f.sha256) for f in files], settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_rows(digests: list[tuple[str, str]]) -> str:
+    """sha256 (16 hex digits) of the rows that a folder was prepared from."""
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
 
 
 def shaping(settings: dict[str, Any]) -> dict[str, Any]:

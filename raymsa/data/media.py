@@ -5,33 +5,34 @@ Axes: F frames, H height, W width, C colour channels (RGB), S audio samples at 1
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import av
+import av.error
 import av.logging
 import numpy as np
 
-from raymsa.clip import MERGED_PATCH, SAMPLE_RATE
-from raymsa.datasets.base import MediaSettings
+from raymsa.clip import SAMPLE_RATE
+from raymsa.data.picture import Chooser, SkipFailed, Times
+from raymsa.data.sound import BROKEN, SHORTEST_SOUND_S, Listener, Sound, with_soundfile
 from raymsa.errors import MediaError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-SHORTEST_SOUND_S = 0.01  # shorter than one mel frame's hop: a stream that is there, but empty
+    from raymsa.datasets.base import MediaSettings
+
 # Containers people keep clips in. ffmpeg knows hundreds more: text shown as a picture (tty), playlists that name
 # other files (hls, concat), game formats nobody has fuzzed. Those are refused before their demuxer runs.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,m4v,ivf,flv,asf,rm,dv,mxf,ogg,gif,"
     "wav,w64,flac,mp3,aac,aiff,caf,au,amr,ac3,mjpeg,nut"
 )
-# What PyAV raises for broken input: its own errors, and ValueError or IndexError from its Python layer.
-BROKEN = (av.FFmpegError, ValueError, IndexError)
+S = TypeVar("S", av.VideoStream, av.AudioStream)
+KEPT_BYTES = 32_000_000  # of compressed picture held from the first reading, so that a short clip is read once
 
 
 @dataclass(frozen=True)
@@ -52,52 +53,14 @@ def decode(path: Path, settings: MediaSettings) -> Media:
     """The frames and the sound of one file. Raises MediaError with a short reason when there are neither."""
     av.logging.set_level(None)  # ffmpeg writes its complaints to stderr; the reason is in our error
     _check_file(path)
-    sound, frames = _Sound(None, False), None
-    notes: list[str] = []
     try:
-        spans = _scan(path)
-        frames = _try_frames(path, spans.video, settings, notes)
-        sound = _try_sound(path, spans.audio, settings.max_audio_s, notes)
+        with _open(path) as container:
+            return _Reading(path, container, settings).media()
     except BROKEN as error:
-        sound = _soundfile(path, settings.max_audio_s)
+        sound = with_soundfile(path, settings.max_audio_s)
         if sound.audio_S is None:
             raise MediaError(f"not a media file: {_reason(error)}") from None
-        spans = _Spans(None, None)
-    if frames is None and sound.audio_S is None:
-        raise MediaError("; ".join(["no frames and no sound could be decoded", *notes]))
-    heard_s = 0.0 if sound.audio_S is None else len(sound.audio_S) / SAMPLE_RATE
-    seconds = max(heard_s, *(span.length_s for span in spans if span), 0.0)
-    return Media(seconds, frames, sound.audio_S, sound.truncated, tuple(notes))
-
-
-def grid(height: int, width: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width after resizing: multiples of 28, at most max_pixels, about the same aspect, never larger.
-
-    A side shorter than 28 pixels becomes 28; the other side then gives way to the budget.
-    """
-    shrink = min(1.0, math.sqrt(max_pixels / (height * width)))
-    budget = max_pixels // MERGED_PATCH**2
-    rows = max(1, int(height * shrink) // MERGED_PATCH)
-    columns = max(1, int(width * shrink) // MERGED_PATCH)
-    return min(rows, budget) * MERGED_PATCH, min(columns, budget // min(rows, budget)) * MERGED_PATCH
-
-
-class _Span(NamedTuple):
-    """Packets of one stream: how many, and their times in seconds in order of display (None: no time stamps)."""
-
-    packets: int
-    times: list[float] | None
-    length_s: float
-
-
-class _Spans(NamedTuple):
-    video: _Span | None
-    audio: _Span | None
-
-
-class _Sound(NamedTuple):
-    audio_S: np.ndarray | None
-    truncated: bool
+        return Media(len(sound.audio_S) / SAMPLE_RATE, None, sound.audio_S, sound.truncated)
 
 
 def _check_file(path: Path) -> None:
@@ -119,35 +82,113 @@ def _open(path: Path) -> InputContainer:
     return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
 
 
-def _scan(path: Path) -> _Spans:
-    """Packet times of the first picture and sound stream: the container's own counts are often absent or wrong."""
-    with _open(path) as container:
-        video, audio = _stream(container, "picture"), _stream(container, "sound")
-        wanted = [stream for stream in (video, audio) if stream is not None]
-        if not wanted:
-            return _Spans(None, None)
-        times: dict[int, list[tuple[float | None, float]]] = {stream.index: [] for stream in wanted}
-        for packet in _until_broken(container.demux(wanted)):
-            if packet.size and not packet.is_discard:
-                start_s = None if packet.pts is None else float(packet.pts * packet.time_base)
-                lasts_s = float((packet.duration or 0) * packet.time_base)
-                times[packet.stream_index].append((start_s, lasts_s))
-        return _Spans(*(None if stream is None else _span(times[stream.index]) for stream in (video, audio)))
+class _Reading:
+    """One file that is open. It is read once: sound is decoded on the way, the picture when its times are known."""
+
+    def __init__(self, path: Path, container: InputContainer, settings: MediaSettings) -> None:
+        self.path, self.container, self.settings = path, container, settings
+        self.picture, self.sound = _first(container.streams.video), _first(container.streams.audio)
+        self.shown, self.heard = Times(), Times()
+        self.packets: list[av.Packet[Any]] | None = []  # of the picture; None once they are too many to be held
+        self.listener = Listener(settings.max_audio_s)
+        self.notes: list[str] = []
+
+    def media(self) -> Media:
+        self._read()
+        frames_FHWC = self._frames()
+        audio_S, truncated = self._sound()
+        if frames_FHWC is None and audio_S is None:
+            raise MediaError("; ".join(["no frames and no sound could be decoded", *self.notes]))
+        heard_s = 0.0 if audio_S is None else len(audio_S) / SAMPLE_RATE
+        spans = [(self.shown, self.picture), (self.heard, self.sound)]
+        lengths = [times.length() * float(stream.time_base or 0) for times, stream in spans if stream]
+        return Media(max(heard_s, *lengths), frames_FHWC, audio_S, truncated, tuple(self.notes))
+
+    def _read(self) -> None:
+        wanted = [stream for stream in (self.picture, self.sound) if stream is not None]
+        broken = held = 0
+        for packet in _until_broken(self.container.demux(wanted)) if wanted else ():
+            if not packet.size:
+                continue
+            if packet.stream is self.sound:
+                self.heard.add(packet)
+                broken += self._listen(packet)
+                continue
+            self.shown.add(packet)
+            held += packet.size
+            if self.packets is not None:
+                self.packets.append(packet)
+            if held > KEPT_BYTES:
+                self.packets = None
+        if broken:
+            self.notes.append(f"sound: {broken} packets could not be decoded")
+
+    def _listen(self, packet: av.Packet[Any] | None) -> bool:
+        """True: it could not be decoded."""
+        if self.sound is None or self.sound.codec_context is None or self.listener.full:
+            return False
+        try:
+            for frame in self.sound.codec_context.decode(packet):
+                assert isinstance(frame, av.AudioFrame)
+                self.listener.hear(frame)
+        except BROKEN:
+            return True
+        return False
+
+    def _sound(self) -> Sound:
+        if self.sound is None:
+            return Sound(None, False)
+        if self.sound.codec_context is None:
+            self.notes.append("sound: the codec is unknown")
+            return Sound(None, False)
+        try:
+            self._listen(None)
+            sound = self.listener.sound()
+        except BROKEN as error:
+            self.notes.append(f"sound: {_reason(error)}")
+            return Sound(None, False)
+        if sound.audio_S is None and not any(note.startswith("sound") for note in self.notes):
+            self.notes.append(f"sound: shorter than {SHORTEST_SOUND_S * 1000:.0f} ms, or not decodable")
+        return sound
+
+    def _frames(self) -> np.ndarray | None:
+        if self.picture is None or not self.shown.packets:
+            return None
+        if self.picture.codec_context is None:
+            self.notes.append("picture: the codec is unknown")
+            return None
+        try:
+            frames_FHWC, broken = self._chosen(self.picture.codec_context)
+        except BROKEN as error:
+            self.notes.append(f"picture: {_reason(error)}")
+            return None
+        if broken:
+            self.notes.append(f"picture: {broken} packets could not be decoded")
+        elif frames_FHWC is None:
+            self.notes.append("picture: there is a stream, but no frame could be decoded")
+        return frames_FHWC
+
+    def _chosen(self, codec: av.VideoCodecContext) -> tuple[np.ndarray | None, int]:
+        """The frames, and how many packets were broken."""
+        for skipping in (True, False):
+            chooser = Chooser(self.shown, self.settings.max_frames, self.settings.max_pixels, skipping)
+            try:
+                if skipping and self.packets is not None:
+                    return chooser.choose(self.packets, codec), chooser.broken
+                with _open(self.path) as container:
+                    stream = _first(container.streams.video)
+                    assert stream is not None
+                    packets = (packet for packet in _until_broken(container.demux(stream)) if packet.size)
+                    return chooser.choose(packets, stream.codec_context), chooser.broken
+            except SkipFailed:
+                continue
+        raise AssertionError("without skipping nothing of it fails")
 
 
-def _stream(container: InputContainer, kind: str) -> av.VideoStream | av.AudioStream | None:
-    """The first stream of that kind, one with a known codec if there is one; a cover picture is none."""
-    streams = container.streams.video if kind == "picture" else container.streams.audio
+def _first(streams: tuple[S, ...]) -> S | None:
+    """The first of a kind, one with a known codec if there is one; a cover picture is none."""
     found = [stream for stream in streams if not stream.disposition & stream.disposition.attached_pic]
     return next((stream for stream in found if stream.codec_context is not None), next(iter(found), None))
-
-
-def _span(packets: list[tuple[float | None, float]]) -> _Span:
-    known = sorted((start, lasts) for start, lasts in packets if start is not None)
-    if len(known) < len(packets) or not known:
-        return _Span(len(packets), None, sum(lasts for _, lasts in packets))
-    step = known[-1][1] or (known[-1][0] - known[0][0]) / max(1, len(known) - 1)
-    return _Span(len(packets), [start for start, _ in known], known[-1][0] + step - known[0][0])
 
 
 def _until_broken(packets: Iterator[av.Packet[Any]]) -> Iterator[av.Packet[Any]]:
@@ -156,155 +197,6 @@ def _until_broken(packets: Iterator[av.Packet[Any]]) -> Iterator[av.Packet[Any]]
         yield from packets
     except BROKEN:
         return
-
-
-def _decoded(path: Path, kind: str, notes: list[str]) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Frames of the first video or audio stream; a packet that does not decode is passed over, and noted once."""
-    broken = 0
-    with _open(path) as container:
-        stream = _stream(container, kind)
-        if stream is None or stream.codec_context is None:
-            notes.append(f"{kind}: the codec is unknown")
-            return
-        stream.codec_context.thread_count = 1  # the parallelism is one task per core, not threads inside each
-        for packet in _until_broken(container.demux(stream)):
-            try:
-                yield from packet.decode()
-            except BROKEN:
-                broken += 1
-    if broken:
-        notes.append(f"{kind}: {broken} packets could not be decoded")
-
-
-def _try_frames(path: Path, span: _Span | None, settings: MediaSettings, notes: list[str]) -> np.ndarray | None:
-    if span is None:
-        return None
-    try:
-        chosen = list(_chosen(path, span, settings, notes))
-    except BROKEN as error:
-        notes.append(f"picture: {_reason(error)}")
-        return None
-    if not chosen and not notes:
-        notes.append("picture: there is a stream, but no frame could be decoded")
-    return np.stack(chosen) if chosen else None
-
-
-def _chosen(path: Path, span: _Span, settings: MediaSettings, notes: list[str]) -> Iterator[np.ndarray]:
-    """The frame shown at the middle of each of n equal spans, resized; one decoded frame is held at a time."""
-    wanted = iter(_middles(span, settings.max_frames))
-    middle = next(wanted, None)
-    last: np.ndarray | None = None
-    previous: tuple[av.VideoFrame, tuple[int, int]] | None = None
-    size: tuple[int, int] | None = None
-    at = -math.inf
-    for number, frame in enumerate(_decoded(path, "picture", notes)):
-        if middle is None:
-            return
-        assert isinstance(frame, av.VideoFrame)
-        size = size or _upright_grid(frame, settings.max_pixels)
-        if span.times is None:
-            at = number
-        elif frame.time is not None:  # else: a frame without a time stands where the one before it stood
-            at = frame.time
-        while middle is not None and previous is not None and at > middle:
-            last = _resized(*previous)
-            yield last
-            middle = next(wanted, None)
-        previous = (frame, size)
-    # The stream may end, or break, before the last middles: they show what was on screen last.
-    left = [] if middle is None else [middle, *wanted]
-    if left and previous is not None:
-        yield from itertools.repeat(_resized(*previous), len(left))
-
-
-def _middles(span: _Span, max_frames: int) -> list[float]:
-    """Where the frames are taken: seconds on the stream's clock, or frame numbers where it has no clock."""
-    n = min(max_frames, span.packets)
-    if span.times is None:
-        return [(k + 0.5) * span.packets / n for k in range(n)]
-    return [span.times[0] + (k + 0.5) * span.length_s / n for k in range(n)]
-
-
-def _upright_grid(frame: av.VideoFrame, max_pixels: int) -> tuple[int, int]:
-    height, width = (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
-    return grid(height, width, max_pixels)
-
-
-def _resized(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """The frame upright and at `size`, HWC uint8."""
-    return resize(np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90), size)
-
-
-def resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A uint8 image at `size` (height, width): antialiased bicubic, as the model's own video processor does it."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    image_1CHW = torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None]
-    small_1CHW = interpolate(image_1CHW, size=size, mode="bicubic", antialias=True)
-    return np.ascontiguousarray(small_1CHW[0].permute(1, 2, 0).numpy())
-
-
-def _try_sound(path: Path, span: _Span | None, max_audio_s: float, notes: list[str]) -> _Sound:
-    if span is None:
-        return _Sound(None, False)
-    try:
-        frames = (frame for frame in _decoded(path, "sound", notes) if isinstance(frame, av.AudioFrame))
-        sound = _mono(frames, max_audio_s)
-    except BROKEN as error:
-        notes.append(f"sound: {_reason(error)}")
-        return _Sound(None, False)
-    if sound.audio_S is None and not any(note.startswith("sound") for note in notes):
-        notes.append(f"sound: shorter than {SHORTEST_SOUND_S * 1000:.0f} ms, or not decodable")
-    return sound
-
-
-def _mono(frames: Iterator[av.AudioFrame], max_audio_s: float) -> _Sound:
-    """16 kHz mono int16, at most max_audio_s of it; decoding stops there."""
-    most = int(max_audio_s * SAMPLE_RATE)
-    pieces: list[np.ndarray] = []
-    samples = 0
-    for piece_S in _resampled(frames):
-        pieces.append(piece_S)
-        samples += len(piece_S)
-        if samples > most:
-            break
-    audio_S = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
-    enough = len(audio_S) >= SHORTEST_SOUND_S * SAMPLE_RATE
-    return _Sound(audio_S[:most].copy() if enough else None, len(audio_S) > most)
-
-
-def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
-    resampler, like = _resampler(), None
-    for frame in frames:
-        frame.pts = None  # samples follow each other; a jump in the time stamps is no reason to fail
-        now = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if like not in (None, now):  # some broadcasts change from stereo to mono in the middle
-            yield from (out.to_ndarray()[0] for out in resampler.resample(None))
-            resampler = _resampler()
-        like = now
-        yield from (out.to_ndarray()[0] for out in resampler.resample(frame))
-    if like is not None:
-        yield from (out.to_ndarray()[0] for out in resampler.resample(None) if out is not None)
-
-
-def _resampler() -> av.AudioResampler:
-    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-
-
-def _soundfile(path: Path, max_audio_s: float) -> _Sound:
-    """Sound that libsndfile reads and ffmpeg does not (odd WAV headers); nothing when it does not either."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as file:
-            most = int((max_audio_s + 1) * file.samplerate)
-            mixed_S = file.read(most, dtype="float32", always_2d=True).mean(axis=1)
-            frame = av.AudioFrame.from_ndarray(mixed_S[None], format="flt", layout="mono")
-            frame.sample_rate = file.samplerate
-        return _mono(iter([frame]), max_audio_s)
-    except (soundfile.SoundFileError, *BROKEN):
-        return _Sound(None, False)
 
 
 def _reason(error: Exception) -> str:

@@ -5,16 +5,20 @@ Nothing depends on timing, so a call that was killed and is run again plans, and
 
 from __future__ import annotations
 
-import uuid
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
+from raymsa.data.decoder import LIMIT_S
 from raymsa.data.manifest import FORMAT, versions
 from raymsa.data.shardfile import ShardTask, plan_digest
 from raymsa.datasets.base import MediaSettings, with_previous
+from raymsa.place import State, states
 
 SHARD_BYTES = 256_000_000  # about the most in one file, uncompressed
 ROW_BYTES = 4_000  # text and ids; what a text-only clip is planned with
@@ -23,40 +27,79 @@ PLANNED_BYTES_PER_S = 16_000  # of a file: a larger file is planned with more se
 
 
 class Plan(NamedTuple):
-    """Every row of the label file, those without a file rejected already, and the shards of the others."""
+    """Every row of the label file, those without a file rejected already, and the shards of the others.
+
+    `digests` has an id and a digest of each row as it stood, see `digests`.
+    """
 
     rows: list[RawClip | Reject]
     tasks: list[ShardTask]
+    digests: list[tuple[str, str]]
 
 
-class _File(NamedTuple):
-    bytes: int
-    changed_ns: int
-
-
-def plan_shards(rows: list[RawClip | Reject], raw: Path, out: Path, media: MediaSettings) -> Plan:
+def plan_shards(
+    rows: list[RawClip | Reject], raw: Path, out: Path, media: MediaSettings, limit_s: float = LIMIT_S
+) -> Plan:
     """One task per shard; splits do not share a shard, and clips stay in the order of the label file."""
-    session = uuid.uuid4().hex
-    files = {row.id: _file(raw, row) for row in rows if isinstance(row, RawClip)}
+    files = _files(rows, raw)
+    made_from = digests(rows, files)
     rows = [_present(row, files) for row in with_previous(rows)]
     made_with = {"media": media.model_dump(mode="json"), "versions": versions(), "format": FORMAT}
     tasks = []
     for split in SPLITS:
         clips = [row for row in rows if isinstance(row, RawClip) and row.split == split]
         for number, group in enumerate(_packed(clips, files, media)):
-            state = [{**asdict(clip), "media": str(clip.media), "file": files[clip.id]} for clip in group]
+            state = [{**asdict(clip), "media": _name(clip), "file": _state(clip, files)} for clip in group]
             task = ShardTask(
                 name=f"{split}-{number:05d}.parquet",
                 split=split,
                 clips=group,
                 plan=plan_digest(state, made_with),
-                raw=raw,
-                out=out,
+                raw=str(raw),
+                out=str(out),
                 media=media,
-                session=session,
+                limit_s=limit_s,
             )
             tasks.append(task)
-    return Plan(rows, tasks)
+    return Plan(rows, tasks, made_from)
+
+
+def row_digests(rows: list[RawClip | Reject], raw: Path) -> list[tuple[str, str]]:
+    """As `Plan.digests`, for rows that are not to be planned."""
+    return digests(rows, _files(rows, raw))
+
+
+def digests(rows: list[RawClip | Reject], files: dict[str, State | None]) -> list[tuple[str, str]]:
+    """An id and a digest of each row: what the label file says and how large the clip's file is.
+
+    Not when it was written: a copy of the raw folder is the same data.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        if isinstance(row, Reject):
+            said: object = [row.id, row.media]
+        else:
+            file = _state(row, files)
+            # An order that is only the row's number would make all rows differ after one that is gone.
+            order = None if row.order == number else row.order
+            said = [{**asdict(row), "media": _name(row), "order": order}, file.bytes if file else None]
+        found.append((row.id, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]))
+    return found
+
+
+def row_changes(there: list[tuple[str, str]], now: list[tuple[str, str]]) -> str:
+    """In words how two sets of rows differ; empty when they do not."""
+    if there == now:
+        return ""
+    old, new = dict(there), dict(now)
+    counts = {
+        "added": len(new.keys() - old.keys()),
+        "gone": len(old.keys() - new.keys()),
+        "changed": sum(old[name] != new[name] for name in old.keys() & new.keys()),
+    }
+    words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    again = Counter(name for name, _ in now) != Counter(name for name, _ in there)
+    return words or ("a row more or less that stands twice" if again else "in another order")
 
 
 def most_bytes(clip: RawClip, file_bytes: int, media: MediaSettings) -> float:
@@ -67,33 +110,36 @@ def most_bytes(clip: RawClip, file_bytes: int, media: MediaSettings) -> float:
     return ROW_BYTES + media.max_frames * media.max_pixels * 3 + audio_s * SAMPLE_RATE * 2
 
 
-def _file(raw: Path, clip: RawClip) -> _File | None:
-    """The state of a clip's file; None where it is missing, zeros where the clip has none."""
-    if clip.media is None:
-        return _File(0, 0)
-    try:
-        state = (raw / clip.media).stat()
-    except OSError:
-        return None
-    return _File(state.st_size, state.st_mtime_ns)
+def _name(clip: RawClip) -> str | None:
+    return None if clip.media is None else clip.media.as_posix()
 
 
-def _present(row: RawClip | Reject, files: dict[str, _File | None]) -> RawClip | Reject:
+def _files(rows: list[RawClip | Reject], raw: Path) -> dict[str, State | None]:
+    """The state of each media file, by its name in the raw folder."""
+    return states(raw, [name for row in rows if isinstance(row, RawClip) and (name := _name(row))])
+
+
+def _state(clip: RawClip, files: dict[str, State | None]) -> State | None:
+    name = _name(clip)
+    return files[name] if name else State(0, "")
+
+
+def _present(row: RawClip | Reject, files: dict[str, State | None]) -> RawClip | Reject:
     # Rejected here and not by a task, so that a folder with few of its files makes few shards.
     if isinstance(row, Reject) or row.media is None:
         return row
-    file = files[row.id]
+    file = _state(row, files)
     if file is None:
         return Reject(row.id, str(row.media), "missing file")
     return Reject(row.id, str(row.media), "empty file (0 bytes)") if file.bytes == 0 else row
 
 
-def _packed(clips: list[RawClip], files: dict[str, _File | None], media: MediaSettings) -> Iterator[list[RawClip]]:
+def _packed(clips: list[RawClip], files: dict[str, State | None], media: MediaSettings) -> Iterator[list[RawClip]]:
     """Clips in groups that stay under SHARD_BYTES even if every one is as large as it can be."""
     group: list[RawClip] = []
     size = 0.0
     for clip in clips:
-        file = files[clip.id]
+        file = _state(clip, files)
         most = most_bytes(clip, file.bytes if file else 0, media)
         if group and size + most > SHARD_BYTES:
             yield group

@@ -15,11 +15,10 @@ import numpy as np
 from raymsa.clip import SPLITS
 from raymsa.data import manifest as manifests
 from raymsa.data.columns import columns
-from raymsa.data.manifest import REJECTS
+from raymsa.data.manifest import NOTES, REJECTS
 from raymsa.errors import DataError
 from raymsa.target import Classification, Regression, task_of
 
-NOTES = "notes.csv"
 PERCENTILES = {"p5": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95, "max": 100}
 BINS = 12  # at most, of a label's range
 BIN_WIDTHS = (0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10)

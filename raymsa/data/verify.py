@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymsa.data import manifest as manifests
-from raymsa.data.manifest import REJECTS, ShardFile
-from raymsa.data.stats import NOTES
+from raymsa.data.manifest import NOTES, REJECTS, ROWS, ShardFile
 
 READERS = 4  # threads that digest: hashlib lets the others run, and some of them wait for the disk
-KNOWN = (manifests.FILE, REJECTS, NOTES)  # beside the shards
+KNOWN = (manifests.FILE, REJECTS, NOTES, ROWS)  # beside the shards
 BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, MemoryError)  # what pyarrow raises on damaged bytes
 Group = dict[str, Any]
 

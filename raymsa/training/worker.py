@@ -90,10 +90,11 @@ def train(work: dict[str, Any]) -> None:
 
 def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     from raymsa.data import manifest, shards
+    from raymsa.place import place
     from raymsa.spec import JobSpec
     from raymsa.training.run import Work, execute
 
-    folder = Path(work["shards"])
+    folder = place(work["shards"])
     made = Work(JobSpec.model_validate(work["spec"]), folder, manifest.read(folder), Path(work["folder"]))
     execute(made, device, shards.stream, report)
 

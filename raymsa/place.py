@@ -1,0 +1,180 @@
+"""Folders that are named by a path or by an address (s3://bucket/folder, or any other that fsspec knows).
+
+A local one is a pathlib.Path; any other is a UPath, which reads, lists and joins alike but is no pathlib.Path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from raymsa.errors import DataError
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+LOCAL = "file://"
+
+
+class State(NamedTuple):
+    """Of a file: `changed` differs when it was written anew."""
+
+    bytes: int
+    changed: str
+
+
+def absolute(text: str | Path) -> str:
+    """The same place for a process in another folder: an address as it is, a path made absolute."""
+    given = str(text)
+    if given.startswith(LOCAL):
+        given = given.removeprefix(LOCAL)
+    return given.rstrip("/") if ADDRESS.match(given) else str(Path(given).expanduser().absolute())
+
+
+def place(text: str | Path) -> Path:
+    """The folder or file of that name. Raises DataError for an address that this environment cannot open."""
+    if not isinstance(text, (str, Path)):
+        return text  # a UPath already
+    given = absolute(text)
+    if not ADDRESS.match(given):
+        return Path(given)
+    try:
+        from upath import UPath
+
+        path = UPath(given)
+        path.fs  # noqa: B018 - imports what the protocol needs
+    except (ImportError, ValueError) as error:
+        protocol = given.partition(":")[0]
+        how = "pip install 'raymsa[s3]'" if protocol == "s3" else "install the fsspec package for it"
+        raise DataError(f"{given}: cannot open {protocol}:// addresses here ({_line(error)}); {how}") from None
+    return cast(Path, path)
+
+
+def is_local(path: Path) -> bool:
+    """It lies in this machine's file system."""
+    return isinstance(path, Path)
+
+
+def check(path: Path) -> None:
+    """Raises DataError, in one line, when an address cannot be reached: no network, no credentials, no bucket."""
+    if is_local(path):
+        return
+    try:
+        path.exists()
+    except Exception as error:  # every file system has errors of its own
+        raise DataError(f"{path}: cannot be reached: {_line(error)}") from None
+
+
+def fresh(folder: Path) -> None:
+    """Forget listings that fsspec keeps: other processes write there too."""
+    if not is_local(folder):
+        _fs(folder).invalidate_cache()
+
+
+def names(folder: Path) -> set[str]:
+    """Names in a folder; none when it is not there."""
+    fresh(folder)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return {path.name for path in folder.iterdir()}
+    return set()
+
+
+def states(folder: Path, files: Iterable[str]) -> dict[str, State | None]:
+    """The state of files, by their names relative to the folder; None where there is none."""
+    if is_local(folder):
+        return {name: _local_state(folder / name) for name in files}
+    listed = _listed(folder)  # one listing instead of a request for each
+    return {name: listed.get(name.removeprefix("./")) for name in files}
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Write a small file so that it is there and whole, or not there: renamed into place, or uploaded."""
+    if not is_local(path):
+        path.write_text(text, encoding="utf-8", newline="")
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def put(file: Path, path: Path) -> None:
+    """Move a finished local file to its place, which shows it whole or not at all."""
+    if is_local(path):
+        file.replace(path)
+        return
+    with _as_os_error("uploaded", path):
+        _fs(path).put_file(str(file), cast(Any, path).path)
+    file.unlink()
+
+
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """The file itself where it is local, else a temporary copy. Raises OSError when it cannot be had."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="raymsa-") as folder:
+        copy = Path(folder) / f"copy{path.suffix}"
+        with _as_os_error("downloaded", path):
+            _fs(path).get_file(cast(Any, path).path, str(copy))
+        yield copy
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder and all that is in it; nothing when it is not there."""
+    import shutil
+
+    if is_local(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        _fs(folder).rm(cast(Any, folder).path, recursive=True)
+
+
+def _fs(path: Path) -> Any:
+    return cast(Any, path).fs
+
+
+def _local_state(path: Path) -> State | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return State(state.st_size, str(state.st_mtime_ns))
+
+
+def _listed(folder: Path) -> dict[str, State]:
+    fresh(folder)
+    root = cast(Any, folder).path.rstrip("/") + "/"
+    found = _fs(folder).find(root, detail=True)
+    changed = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+    return {
+        name.removeprefix("/").removeprefix(root.removeprefix("/")): State(
+            int(info["size"] or 0), next((str(info[key]) for key in changed if info.get(key)), "")
+        )
+        for name, info in found.items()
+    }
+
+
+@contextlib.contextmanager
+def _as_os_error(done: str, path: Path) -> Iterator[None]:
+    """What a file system raises of its own (a network that is down) as the error that callers know."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"cannot be {done}: {_line(error)}", str(path)) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,110 @@
+"""A decoder process: what it answers, and that a file which hangs or crashes it costs itself only."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from raymsa.data import media
+from raymsa.data.decoder import Decoder
+from raymsa.datasets.base import MediaSettings
+from raymsa.errors import MediaError
+from tests.faults_outside import Faults, open_files
+from tests.media_files import grey_ramp, slow_clip, tone, write_media
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_media(folder / "good.mp4", grey_ramp(20), tone(2.0))
+    write_media(folder / "silent.mp4", grey_ramp(5))
+    slow_clip(folder / "slow.mpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder(MediaSettings(), limit_s=2.0) as there:
+        yield there
+
+
+def test_it_decodes_as_this_process_does(decoder, files):
+    for name in ("good.mp4", "silent.mp4", "good.mp4"):
+        here, there = media.decode(files / name, MediaSettings()), decoder.decode(files / name)
+        assert np.array_equal(here.frames_FHWC, there.frames_FHWC) and here.seconds == there.seconds
+        assert here.audio_S is there.audio_S is None or np.array_equal(here.audio_S, there.audio_S)
+
+
+def test_the_same_process_decodes_one_file_after_the_other(decoder, files):
+    decoder.decode(files / "good.mp4")
+    pid = decoder.pid
+    with pytest.raises(MediaError, match="missing file"):
+        decoder.decode(files / "no.mp4")
+    decoder.decode(files / "silent.mp4")
+    assert decoder.pid == pid
+
+
+def test_a_file_that_hangs_it_is_given_up_after_the_limit(decoder, files):
+    decoder.decode(files / "good.mp4")
+    pid, began = decoder.pid, time.monotonic()
+    with Faults(files, {"slow.mpg": signal.SIGSTOP}), pytest.raises(MediaError, match="decoding took longer than"):
+        decoder.decode(files / "slow.mpg")
+    size_mb = (files / "slow.mpg").stat().st_size / 1e6
+    assert 2 <= time.monotonic() - began - size_mb < 10
+    assert not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+    assert decoder.decode(files / "slow.mpg").seconds > 0
+
+
+def test_a_file_that_crashes_it_is_named_with_the_signal(decoder, files):
+    crashed = pytest.raises(MediaError, match=r"the decoder crashed \(signal 11, SIGSEGV\)")
+    with Faults(files, {"slow.mpg": signal.SIGSEGV}) as faults, crashed:
+        decoder.decode(files / "slow.mpg")
+    assert faults.sent["slow.mpg"] == 1
+    assert decoder.decode(files / "good.mp4").audio_S is not None
+
+
+def test_a_file_that_gets_it_killed_is_tried_twice(decoder, files):
+    killed = pytest.raises(MediaError, match=r"the decoder was killed 2 times .*out of memory")
+    with Faults(files, {"slow.mpg": signal.SIGKILL}) as faults, killed:
+        decoder.decode(files / "slow.mpg")
+    assert faults.sent["slow.mpg"] == 2
+
+
+def test_one_that_is_killed_between_two_files_is_started_again(decoder, files):
+    decoder.decode(files / "good.mp4")
+    os.kill(decoder.pid, signal.SIGKILL)
+    assert decoder.decode(files / "good.mp4").frames_FHWC is not None
+
+
+def test_what_waiting_raises_ends_it_at_once(decoder, files):
+    class Enough(Exception):
+        pass
+
+    def enough():
+        if any(path.endswith("slow.mpg") for path in open_files(decoder.pid)):
+            raise Enough
+
+    decoder.decode(files / "good.mp4")
+    began = time.monotonic()
+    with Faults(files, {"slow.mpg": signal.SIGSTOP}), pytest.raises(Enough):
+        decoder.decode(files / "slow.mpg", enough)
+    assert time.monotonic() - began < 2 and decoder.pid is None
+
+
+def test_it_ends_with_its_parent(files):
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        there = Decoder(MediaSettings())
+        there.decode(files / "good.mp4")
+        os.write(write, str(there.pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    child = int(os.read(read, 20))
+    os.waitpid(parent, 0)
+    for _ in range(100):
+        if not open_files(child):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the decoder outlived its parent")
