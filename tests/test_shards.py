@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data.ahead import ahead
 from raymsa.data.collate import windows
-from raymsa.data.shards import RowGroup, read, row_groups, shuffled, stream
+from raymsa.data.groups import RowGroup, after, read, row_groups, shuffled
+from raymsa.data.shards import stream
 from tests.clips import MIXED, clip
 
 FILES = {"train-00000.parquet": 23, "train-00001.parquet": 4, "train-00002.parquet": 11}

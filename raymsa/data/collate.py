@@ -90,6 +90,17 @@ def windows(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
         yield window
 
 
+def steps_in(clips: int, window: int, batch: int) -> int:
+    """Optimizer steps that `clips` make when cut into windows and those into steps."""
+    whole, rest = divmod(clips, window)
+    return whole * -(-window // batch) + -(-rest // batch)
+
+
+def windows_before(step: int, window: int, batch: int) -> int:
+    """Whole windows whose steps all come before a step of an epoch."""
+    return step // -(-window // batch)
+
+
 def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int) -> list[list[list[Measured]]]:
     """A window of clips as optimizer steps, each a list of forward passes within the token budget.
 
