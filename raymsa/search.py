@@ -44,12 +44,13 @@ def run_all(
     """
     storage.mkdir(parents=True, exist_ok=True)
     follow = Follow(listener)
+    name = shared.name if shared is not None else None
 
     def over() -> bool:
         return follow.trouble is not None or stop()
 
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=shared), {"CPU": TRIAL_CPUS}),
+        tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=name), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             storage_path=str(storage),

@@ -7,6 +7,7 @@ what it has read; so the order is the plan's whatever the number of threads, and
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,10 +35,14 @@ SHARE = 0.5  # of the object store that clips held for all runs may take
 PASS = "pass"  # noqa: S105 - the column that says which pass a row belongs to
 
 
-class Shared(NamedTuple):
-    """Clips in the object store: for each row group (path, number) the object and the row in it where it begins."""
+Places = dict[tuple[str, int], tuple[Any, int]]  # row group (path, number) -> object, the row in it where it begins
 
-    places: dict[tuple[str, int], tuple[Any, int]]
+
+class Shared(NamedTuple):
+    """Clips in the object store. They stay there as long as the actor that knows their places lives."""
+
+    name: str
+    holder: Any
 
 
 def stream(plan: Plan, mark: Path, readers: int = READERS) -> Clips:
@@ -60,10 +65,8 @@ class Streamed:
             for number, whole in enumerate(plan)
             for groups in packed(whole, TASK_BYTES, TASK_GROUPS)
         ]
-        self._tables: Iterator[Any] = iter(())
-        self._executor: Any = None
-        if tasks:
-            self._tables, self._executor = _execute(tasks, self._block_bytes)
+        # In a thread, because Ray Data returns with the first clips only, and meanwhile a model can be loaded.
+        self._begun = ThreadPoolExecutor(1, "raymsa-stream").submit(_Execution, tasks, self._block_bytes, 1)
 
     def of(self, number: int) -> Iterator[Clip]:
         """The clips of a pass; their media are copied, so that a block's place in the store is free at once."""
@@ -71,7 +74,7 @@ class Streamed:
             self._mark.write_text(str(number))
         self._at, wanted = number + 1, count(self._plan[number])
         while wanted > 0:
-            block = next(self._tables, None)
+            block = self._begun.result().next_table()
             if block is None or (at := block[PASS][0].as_py()) > number:
                 raise DataError(f"the stream of clips ended {wanted} clips early, in pass {number}")
             if at == number:
@@ -87,9 +90,8 @@ class Streamed:
 
     def close(self) -> None:
         """End the execution: an early stop leaves clips unread, and their readers at work."""
-        if self._executor is not None:
-            self._executor.shutdown(force=True)
-        self._tables = iter(())
+        with suppress(Exception):  # told already, by `of`
+            self._begun.result().end()
         self._mark.unlink(missing_ok=True)
 
 
@@ -98,7 +100,7 @@ def share(groups: list[RowGroup]) -> tuple[Shared | None, str]:
 
     Raises DataError when a shard is damaged.
     """
-    from ray.exceptions import RayError
+    import ray
 
     size, store = sum(group.bytes for group in groups), store_bytes()
     fact = f"{mib(size)} of clips, an object store of {mib(store)}"
@@ -107,22 +109,54 @@ def share(groups: list[RowGroup]) -> tuple[Shared | None, str]:
     packs = list(packed(groups, SHARED_BYTES, TASK_GROUPS))
     tasks = [partial(_together, pack) for pack in packs]
     try:
-        refs = [ref for ref, _ in _executed(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), None)[0]]
-    except RayError as error:
+        made = _Execution(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), None)
+        name = f"raymsa-clips-{uuid.uuid4().hex}"
+        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, list(made.refs())))
+        ray.get(holder.places.remote())
+    except ray.exceptions.RayError as error:
         return None, f"every run streams its clips: sharing them failed ({' '.join(str(error).split())[:200]})"
-    return Shared(_places(packs, refs)), f"all runs share their clips in the object store ({fact})"
+    return Shared(name, holder), f"all runs share their clips in the object store ({fact})"
 
 
-def take(plan: Plan, shared: Shared) -> Clips:
+def places(name: str) -> Places | None:
+    """The places of shared clips, for a worker; None when they are gone."""
+    import ray
+
+    try:
+        found: Places = ray.get(ray.get_actor(name).places.remote())
+    except (ray.exceptions.RayError, ValueError):  # a node died, and what knew the places with it
+        return None
+    return found
+
+
+def free(shared: Shared) -> None:
+    """Give the memory of shared clips back."""
+    import ray
+
+    ray.kill(shared.holder)
+
+
+class _Holder:
+    """An actor: Tune keeps what it was once given for as long as the session lives, and its files take no objects."""
+
+    def __init__(self, known: Places) -> None:
+        self._known = known
+
+    def places(self) -> Places:
+        """Where the clips are."""
+        return self._known
+
+
+def take(plan: Plan, known: Places) -> Clips:
     """The clips of a plan from the object store, without a copy and without an execution."""
-    return Taken(plan, shared)
+    return Taken(plan, known)
 
 
 class Taken:
     """The clips of a plan as views of what all runs share; what was lost is read from its file."""
 
-    def __init__(self, plan: Plan, shared: Shared) -> None:
-        self._plan, self._shared = plan, shared
+    def __init__(self, plan: Plan, known: Places) -> None:
+        self._plan, self._places = plan, known
 
     def of(self, number: int) -> Iterator[Clip]:
         """The clips of a pass."""
@@ -139,18 +173,11 @@ class Taken:
     def _table(self, group: RowGroup) -> Any:
         import ray
 
-        ref, first = self._shared.places.get((group.path, group.number), (None, 0))
+        ref, first = self._places.get((group.path, group.number), (None, 0))
         if ref is not None:
             with suppress(ray.exceptions.RayError):  # its node died, and Ray could not make it again
                 return ray.get(ref).slice(first + group.first, group.rows)
         return table(group)
-
-
-def free(shared: Shared) -> None:
-    """Give the memory back at once: Tune remembers what it once handed to a trial."""
-    from ray._private.internal_api import free
-
-    free(list({ref for ref, _ in shared.places.values()}))
 
 
 def store_bytes() -> int:
@@ -174,31 +201,49 @@ def packed(groups: Iterable[RowGroup], most_bytes: int, most_groups: int) -> Ite
         yield pack
 
 
-def _places(packs: list[list[RowGroup]], refs: list[Any]) -> dict[tuple[str, int], tuple[Any, int]]:
-    places = {}
+def _places(packs: list[list[RowGroup]], refs: list[Any]) -> Places:
+    found = {}
     for pack, ref in zip(packs, refs, strict=True):
         first = 0
         for group in pack:
-            places[group.path, group.number] = (ref, first)
+            found[group.path, group.number] = (ref, first)
             first += group.rows
-    return places
+    return found
 
 
-def _execute(tasks: list[Any], block_bytes: int) -> tuple[Iterator[Any], Any]:
-    import ray
+class _Execution:
+    """One Ray Data execution: the objects that tasks make, in the tasks' order. Returns with the first one made."""
 
-    found, executor = _executed(tasks, block_bytes, 1)
+    def __init__(self, tasks: list[Any], block_bytes: int, at_once: int | None) -> None:
+        self._bundles: Iterator[Any] = iter(())
+        self._executor: Any = None
+        if tasks:
+            dataset = _dataset(tasks, block_bytes, at_once)
+            self._bundles, _, self._executor = _got(dataset._execute_to_iterator)
+        if tasks and at_once is not None:
+            # Ray Data bounds what is made ahead only for a consumer that says what it holds itself: here, nothing.
+            self._executor.set_external_consumer_bytes(0)
 
-    def tables() -> Iterator[Any]:
-        for ref, rows in found:
-            if rows:
-                yield _got(ray.get, ref)
+    def refs(self) -> Iterator[Any]:
+        """The objects that have rows."""
+        while (bundle := _got(next, self._bundles, None)) is not None:
+            yield from [entry.ref for entry in bundle.blocks if entry.metadata.num_rows]
 
-    return tables(), executor
+    def next_table(self) -> Any:
+        """The next object's arrow table; None after the last one."""
+        import ray
+
+        ref = next(self.refs(), None)
+        return None if ref is None else _got(ray.get, ref)
+
+    def end(self) -> None:
+        """Stop making objects."""
+        self._bundles = iter(())
+        if self._executor is not None:
+            self._executor.shutdown(force=True)
 
 
-def _executed(tasks: list[Any], block_bytes: int, at_once: int | None) -> tuple[Iterator[tuple[Any, int]], Any]:
-    """Objects with their rows, in the order of the tasks that make them, and the execution they come from."""
+def _dataset(tasks: list[Any], block_bytes: int, at_once: int | None) -> Any:
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -208,19 +253,9 @@ def _executed(tasks: list[Any], block_bytes: int, at_once: int | None) -> tuple[
     context._max_num_blocks_in_streaming_gen_buffer = QUEUED
     limit = {} if at_once is None else {"object_store_memory": QUEUED * block_bytes}
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(**limit)
-    dataset = ray.data.read_datasource(
+    return ray.data.read_datasource(
         _source(tasks), override_num_blocks=len(tasks), num_cpus=READER_CPUS, concurrency=at_once
     )
-    bundles, _, executor = dataset._execute_to_iterator()
-    # Ray Data bounds what is made ahead only for a consumer that says what it holds itself: here, nothing.
-    if at_once is not None:
-        executor.set_external_consumer_bytes(0)
-
-    def found() -> Iterator[tuple[Any, int]]:
-        while (bundle := _got(next, bundles, None)) is not None:
-            yield from [(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks]
-
-    return found(), executor
 
 
 def _got(ask: Any, *about: Any) -> Any:
@@ -231,7 +266,7 @@ def _got(ask: Any, *about: Any) -> Any:
         return ask(*about)
     except RayTaskError as error:
         if isinstance(error.cause, DataError):
-            raise DataError(str(error.cause)) from None
+            raise DataError(str(error.cause).splitlines()[0]) from None  # Ray adds advice of its own
         raise
 
 
@@ -262,12 +297,12 @@ def _ordered(groups: list[RowGroup], number: int, mark: Path, readers: int) -> I
     """The body of a stream's read task: tables of the groups, in order, read by threads."""
     left = iter(groups)
     with ThreadPoolExecutor(readers) as pool:
-        going: deque[Future[Any]] = deque(pool.submit(table, group) for group in islice(left, readers))
-        while going:
-            rows = going.popleft().result()
-            if _wanted_from(mark) > number:
+        going: deque[Future[Any]] = deque()
+        while _wanted_from(mark) <= number:
+            going.extend(pool.submit(table, group) for group in islice(left, readers - len(going)))
+            if not going:
                 return
-            going.extend(pool.submit(table, group) for group in islice(left, 1))
+            rows = going.popleft().result()
             yield rows.append_column(PASS, pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from raymsa.clip import Batch, Clip
+from raymsa.clip import Batch
 from raymsa.data.ahead import ahead
-from raymsa.data.collate import Collate, steps, steps_in, windows, windows_before
+from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
 from raymsa.errors import DataError, OutOfMemory
@@ -32,7 +32,6 @@ from raymsa.training.predictions import write_predictions
 from raymsa.training.student import Student
 
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
-WINDOWS_HELD = 2  # the one that is trained on, and the next one, which is filled meanwhile
 
 Report = Callable[[dict[str, Any]], None]
 Stream = Callable[[Plan], Clips]
@@ -138,25 +137,14 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
     valid = iter(range(1, plan.scoring, 2))
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
-        return ahead(_steps(clips.of(2 * (epoch - plan.epoch)), collate, work.spec, epoch, skip))
+        mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
+        steps = steps_of_epoch(mine, collate.measure, train, seed, skip)
+        return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
     def valid_error() -> float:
         return error_of(student, score(student, collate, clips.of(next(valid)), train.batch_tokens))
 
     return Feed(epoch_steps, per_epoch, valid_error)
-
-
-def _steps(clips: Iterator[Clip], collate: Collate, spec: Any, epoch: int, skip: int) -> Iterator[list[Batch]]:
-    """The steps of an epoch from step `skip` on; `clips` begin with the window which that step is in."""
-    train = spec.train
-    first = windows_before(skip, train.window_clips, train.batch_clips)
-    skip -= first * steps_in(train.window_clips, train.window_clips, train.batch_clips)
-    for index, window in enumerate(ahead(windows(clips, train.window_clips), depth=WINDOWS_HELD - 1), first):
-        measured = [collate.measure(clip) for clip in window]
-        seed = (spec.seeds[0] * 10_007 + epoch) * 10_007 + index
-        for passes in steps(measured, train.batch_clips, train.batch_tokens, seed)[skip:]:
-            yield [collate(some, answers=True) for some in passes]
-        skip = 0
 
 
 def _groups(work: Work, split: str) -> list[RowGroup]:

@@ -19,10 +19,10 @@ WORKER_DEATHS = 3  # a worker that dies this often without a word has a reason; 
 CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
 
 
-def trial(config: dict[str, Any], storage: str, shared: Any = None) -> None:
+def trial(config: dict[str, Any], storage: str, shared: str | None = None) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune.
 
-    `shared` are the job's clips in the object store (`shards.Shared`), or None where every run streams its own.
+    `shared` names the job's clips in the object store; None where every run streams its own.
     """
     from ray import tune
     from ray.train import TrainingFailedError
@@ -97,9 +97,10 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     from raymsa.spec import JobSpec
     from raymsa.training.run import Work, execute
 
-    folder, shared = Path(work["shards"]), work["shared"]
+    folder = Path(work["shards"])
+    known = shards.places(work["shared"]) if work["shared"] else None
     mark = Path(work["folder"]) / "wanted"
-    stream = partial(shards.stream, mark=mark) if shared is None else partial(shards.take, shared=shared)
+    stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
     made = Work(JobSpec.model_validate(work["spec"]), folder, manifest.read(folder), Path(work["folder"]))
     execute(made, device, stream, report)
 
