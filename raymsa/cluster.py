@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymsa.errors import DoesNotFit, RaymsaError
@@ -15,8 +17,11 @@ from raymsa.errors import DoesNotFit, RaymsaError
 # the two real cores of a small machine, they wait for each other for ever, silently.
 SPARE_CPUS = 4
 EMBEDDED = "raymsa_embedded"  # the resource by which a node with spare CPUs is known
-OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, not whole datasets
-OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
+# Of the memory that is free, and of /dev/shm, where the store lies. Half of it may be clips that all runs share (see
+# `data.shards`); what is not filled costs nothing. A stream needs half a GiB of it.
+OBJECT_STORE_SHARE = 0.3
+OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 128 * 2**30  # bytes
+SHM_SHARE = 0.9
 
 QUIET = {
     # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
@@ -108,5 +113,24 @@ def _cores() -> int:
 
 
 def _memory() -> dict[str, int]:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"object_store_memory": int(min(OBJECT_STORE_MOST, max(OBJECT_STORE_LEAST, free * OBJECT_STORE_SHARE)))}
+    room = min(OBJECT_STORE_MOST, _free_bytes() * OBJECT_STORE_SHARE, _shm_bytes() * SHM_SHARE)
+    return {"object_store_memory": int(max(OBJECT_STORE_LEAST, room))}
+
+
+def _free_bytes() -> float:
+    """Memory that processes can still have: of the machine, or of the container if that has less."""
+    known = [float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    with suppress(OSError, StopIteration, ValueError):  # counts the disk cache as free, which it is
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known = [float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024]
+    with suppress(OSError, ValueError):  # "max" where the container has no limit
+        group = Path("/sys/fs/cgroup")
+        known.append(float(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())))
+    return min(known)
+
+
+def _shm_bytes() -> float:
+    try:
+        return float(shutil.disk_usage("/dev/shm").free)  # noqa: S108 - asked, not written
+    except OSError:
+        return float("inf")

@@ -245,14 +245,19 @@ class _Execution:
 
 def _dataset(tasks: list[Any], block_bytes: int, at_once: int | None) -> Any:
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = block_bytes
     context._max_num_blocks_in_streaming_gen_buffer = QUEUED
-    limit = {} if at_once is None else {"object_store_memory": QUEUED * block_bytes}
-    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(**limit)
+    limits = ray.data.ExecutionResources.for_limits()
+    context.scheduling_strategy = "SPREAD"
+    if at_once is not None:  # a stream, which is read beside its worker if there is room
+        limits = ray.data.ExecutionResources.for_limits(object_store_memory=QUEUED * block_bytes)
+        context.scheduling_strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    context.execution_options.resource_limits = limits
     return ray.data.read_datasource(
         _source(tasks), override_num_blocks=len(tasks), num_cpus=READER_CPUS, concurrency=at_once
     )
