@@ -86,11 +86,10 @@ def table(group: RowGroup) -> Any:
 
 
 def clips_of(rows: Any, copy: bool = False) -> Iterator[Clip]:
-    """The clips in an arrow table of the shard schema: views of its memory, or with `copy` independent of it."""
-    media = {name: rows[name] for name in MEDIA}
-    for i, row in enumerate(rows.drop_columns(list(MEDIA)).to_pylist()):
-        row.update({name: _media(column[i], copy) for name, column in media.items()})
-        yield from_row(row)
+    """The clips in an arrow table of the shard schema: views of its memory, or with `copy` of a copy."""
+    media = [_values(rows[name], copy) for name in MEDIA]
+    for row, *values in zip(rows.drop_columns(list(MEDIA)).to_pylist(), *media, strict=True):
+        yield from_row({**row, **dict(zip(MEDIA, values, strict=True))})
 
 
 class Read:
@@ -159,11 +158,18 @@ def _largest(group: Any) -> int:
     return known or int(group.total_byte_size / max(1, group.num_rows))
 
 
-def _media(value: Any, copy: bool) -> Any:
-    buffer = value.as_buffer()
-    if buffer is None or not copy:
-        return buffer
-    return np.array(np.frombuffer(buffer, np.uint8))
+def _values(column: Any, copy: bool) -> Iterator[np.ndarray | None]:
+    """Views [bytes] of a large_binary column's values; arrow's own scalars would be copies.
+
+    A copy is made of all values at once: the pages of one large array cost a fifth of those of many small ones.
+    """
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        at = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        space = np.frombuffer(data or b"", np.uint8)[at[0] : at[-1]]
+        space = space.copy() if copy else space
+        for i, valid in enumerate(chunk.is_valid().to_pylist()):
+            yield space[at[i] - at[0] : at[i + 1] - at[0]] if valid else None
 
 
 def _line(error: Exception) -> str:

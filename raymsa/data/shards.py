@@ -69,7 +69,7 @@ class Streamed:
         self._begun = ThreadPoolExecutor(1, "raymsa-stream").submit(_Execution, tasks, self._block_bytes, 1)
 
     def of(self, number: int) -> Iterator[Clip]:
-        """The clips of a pass; their media are copied, so that a block's place in the store is free at once."""
+        """The clips of a pass; a block's media are copied, so that its place in the store is free at once."""
         if number > self._at:
             self._mark.write_text(str(number))
         self._at, wanted = number + 1, count(self._plan[number])
@@ -83,8 +83,9 @@ class Streamed:
 
     def about(self, held: int) -> str:
         """In a sentence."""
+        most = held * largest_clip(self._plan) + 2 * self._block_bytes  # clips of a block go together
         return (
-            f"clips are streamed by Ray Data; at most {mib(held * largest_clip(self._plan))} of them are held here "
+            f"clips are streamed by Ray Data; at most {mib(most)} of them are held here "
             f"({held} clips), and {mib(IN_FLIGHT * self._block_bytes)} are on their way ({IN_FLIGHT} row groups)"
         )
 
@@ -245,21 +246,23 @@ class _Execution:
 
 def _dataset(tasks: list[Any], block_bytes: int, at_once: int | None) -> Any:
     import ray.data
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    context.target_max_block_size = block_bytes
+    # Ray Data puts tables together up to this, and cuts what is half as large again: so one group is one block, unless
+    # it is small, and no block is larger than the largest group.
+    context.target_max_block_size = block_bytes * 7 // 10
     context._max_num_blocks_in_streaming_gen_buffer = QUEUED
-    limits = ray.data.ExecutionResources.for_limits()
-    context.scheduling_strategy = "SPREAD"
-    if at_once is not None:  # a stream, which is read beside its worker if there is room
-        limits = ray.data.ExecutionResources.for_limits(object_store_memory=QUEUED * block_bytes)
-        context.scheduling_strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    context.execution_options.resource_limits = limits
+    limit: dict[str, Any] = {}
+    where: dict[str, Any] = {}
+    if at_once is not None:  # a stream: bounded, and read beside its worker if there is room
+        limit = {"object_store_memory": QUEUED * block_bytes}
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        where = {"label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(**limit)
     return ray.data.read_datasource(
-        _source(tasks), override_num_blocks=len(tasks), num_cpus=READER_CPUS, concurrency=at_once
+        _source(tasks), override_num_blocks=len(tasks), num_cpus=READER_CPUS, concurrency=at_once, **where
     )
 
 

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_stream [--rows 120] [--rounds 3] [--epochs 3]
 
 Makes its own shards: 16 frames of 252 x 336 pixels and 5 s of sound a clip, 4.2 MB. The ways take turns; medians.
-Memory is what the processes of the Ray session and this one hold, objects in the store counted once.
+Memory is what the processes of the Ray session and this one hold more than when the session was fresh: their own, and
+the object store once. Processor time is that of all of them, and tells the cost on a busy machine too.
 """
 
 from __future__ import annotations
@@ -80,29 +81,32 @@ def measure(groups: list[RowGroup], rounds: int, epochs: int, mark: Path) -> dic
         return stream(plan, mark)
 
     with session(None):
-        through(streamed, once, found["stream, first in its session"])
+        fresh = held_mib()
+        through(streamed, once, found["stream, first in its session"], fresh)
         for _ in range(rounds):
             scan(once[0], found["bare pyarrow scan"])
-            through(streamed, once, found["stream"])
+            through(streamed, once, found["stream"], fresh)
         for _ in range(rounds):
             scan(once[0], found["bare pyarrow scan"])
-            through(streamed, ten, found[f"stream, {TEN_TIMES}x the data"])
+            through(streamed, ten, found[f"stream, {TEN_TIMES}x the data"], fresh)
         for _ in range(rounds):
             start_only(streamed, many, found[f"stream, {MANY_EPOCHS} x {MANY_GROUPS} row groups"])
             clips_in_memory(once[0][0], found)
     with session(None):
+        fresh = held_mib()
         for _ in range(rounds):
             scan(once[0], found["bare pyarrow scan"])
-            through(sharing(groups), once, found["shared"])
+            through(sharing(groups), once, found["shared"], fresh)
     return found
 
 
 def scan(groups: list[RowGroup], kept: Figures) -> None:
     """The same row groups with pyarrow alone."""
-    begun = time.monotonic()
+    begun, busy = time.monotonic(), cpu_s()
     files = {group.path: pq.ParquetFile(group.path) for group in groups}
     rows = sum(files[group.path].read_row_group(group.number).num_rows for group in groups)
     kept["rows/s"].append(rows / (time.monotonic() - begun))
+    kept["cpu ms/clip"].append((cpu_s() - busy) / rows * 1000)
 
 
 def clips_in_memory(group: RowGroup, found: dict[str, Figures]) -> None:
@@ -135,22 +139,23 @@ def sharing(groups: list[RowGroup]) -> Callable[[Plan], Any]:
     return begin
 
 
-def through(begin: Callable[[Plan], Any], plan: Plan, kept: Figures) -> None:
+def through(begin: Callable[[Plan], Any], plan: Plan, kept: Figures, fresh_mib: float) -> None:
     """All passes of a plan, one clip after another."""
-    with Memory() as memory:
-        begun = time.monotonic()
-        with closing(begin(plan)) as clips:
-            first = gone = 0.0
-            for number in range(len(plan)):
-                for clip in clips.of(number):
-                    if gone:
-                        kept["s between epochs"].append(time.monotonic() - gone)
-                        gone = 0.0
-                    first = first or time.monotonic()
-                    del clip
-                gone = time.monotonic()
+    with Memory(fresh_mib) as memory, closing(begin(plan)) as clips:
+        begun, busy = memory.begun, 0.0
+        first = gone = 0.0
+        for number in range(len(plan)):
+            for clip in clips.of(number):
+                if gone:
+                    kept["s between epochs"].append(time.monotonic() - gone)
+                    gone = 0.0
+                first, busy = first or time.monotonic(), busy or cpu_s()
+                del clip
+            gone = time.monotonic()
+        rows = sum(map(count, plan)) - 1
+        kept["cpu ms/clip"].append((cpu_s() - busy) / rows * 1000)
     kept["start-up s"].append(first - begun)
-    kept["rows/s"].append((sum(map(count, plan)) - 1) / (gone - first))
+    kept["rows/s"].append(rows / (gone - first))
     kept["peak MiB"].append(memory.peak_mib)
 
 
@@ -163,10 +168,12 @@ def start_only(begin: Callable[[Plan], Any], plan: Plan, kept: Figures) -> None:
 
 
 class Memory:
-    """The most that this process and its descendants held during a block."""
+    """The most that this process and its descendants hold during a block, above what they held with a fresh session."""
 
-    def __init__(self) -> None:
+    def __init__(self, fresh_mib: float) -> None:
+        self.begun = time.monotonic()
         self.peak_mib = 0.0
+        self._before = fresh_mib
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -180,7 +187,7 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._done.wait(0.1):
-            self.peak_mib = max(self.peak_mib, held_mib())
+            self.peak_mib = max(self.peak_mib, held_mib() - self._before)
 
 
 def held_mib() -> float:
@@ -195,6 +202,16 @@ def held_mib() -> float:
     return (own + common) / 1024
 
 
+def cpu_s() -> float:
+    """Processor time of this process and its descendants: what the work costs, also on a busy machine."""
+    total = 0
+    for pid in family(os.getpid()):
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def family(pid: int) -> list[int]:
     """A process and all that it started."""
     children: list[int] = []
@@ -206,7 +223,7 @@ def family(pid: int) -> list[int]:
 
 def show(groups: list[RowGroup], found: dict[str, Figures]) -> None:
     """One table of medians."""
-    columns = ("rows/s", "of the scan", "start-up s", "s between epochs", "peak MiB")
+    columns = ("rows/s", "of the scan", "cpu ms/clip", "start-up s", "s between epochs", "peak MiB")
     scanned = statistics.median(found["bare pyarrow scan"]["rows/s"])
     size = sum(group.bytes for group in groups) / 2**20
     print(f"{count(groups)} clips, {size:,.0f} MiB in {len(groups)} row groups; {os.cpu_count()} cores; medians")
