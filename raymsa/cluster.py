@@ -23,7 +23,7 @@ OBJECT_STORE_SHARE = 0.3
 OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 128 * 2**30  # bytes
 SHM_SHARE = 0.9
 
-QUIET = {
+SETTINGS = {
     # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -32,6 +32,8 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
+    "RAY_free_objects_period_milliseconds": "100",
 }
 
 
@@ -41,7 +43,7 @@ def session(address: str | None) -> Iterator[None]:
 
     One that this process has already is used as it is. Raises RaymsaError when there is none to be had.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     if address is None:
         # Ray's own switch for machines without clusters: every port is bound to 127.0.0.1 instead of all addresses
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
