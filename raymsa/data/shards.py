@@ -31,6 +31,7 @@ IN_FLIGHT = READERS + 2 * QUEUED + 2  # blocks at most: and one between the two 
 TASK_BYTES, TASK_GROUPS = 2 * 10**9, 1024  # of one read task: a task costs 10 ms, and one that dies starts again
 BLOCK_BYTES = 16 * 2**20  # smaller row groups are handed over together
 SHARED_BYTES = 64_000_000  # about the size of an object that runs share
+SHARERS = 4  # read tasks at a time that put clips into the store; each takes half a GiB meanwhile
 SHARE = 0.5  # of the object store that clips held for all runs may take
 PASS = "pass"  # noqa: S105 - the column that says which pass a row belongs to
 
@@ -66,7 +67,7 @@ class Streamed:
             for groups in packed(whole, TASK_BYTES, TASK_GROUPS)
         ]
         # In a thread, because Ray Data returns with the first clips only, and meanwhile a model can be loaded.
-        self._begun = ThreadPoolExecutor(1, "raymsa-stream").submit(_Execution, tasks, self._block_bytes, 1)
+        self._begun = ThreadPoolExecutor(1, "raymsa-stream").submit(_Execution, tasks, self._block_bytes, True)
 
     def of(self, number: int) -> Iterator[Clip]:
         """The clips of a pass; a block's media are copied, so that its place in the store is free at once."""
@@ -110,7 +111,7 @@ def share(groups: list[RowGroup]) -> tuple[Shared | None, str]:
     packs = list(packed(groups, SHARED_BYTES, TASK_GROUPS))
     tasks = [partial(_together, pack) for pack in packs]
     try:
-        made = _Execution(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), None)
+        made = _Execution(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), False)
         name = f"raymsa-clips-{uuid.uuid4().hex}"
         holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, list(made.refs())))
         ray.get(holder.places.remote())
@@ -213,15 +214,18 @@ def _places(packs: list[list[RowGroup]], refs: list[Any]) -> Places:
 
 
 class _Execution:
-    """One Ray Data execution: the objects that tasks make, in the tasks' order. Returns with the first one made."""
+    """One Ray Data execution: the objects that tasks make, in the tasks' order. Returns with the first one made.
 
-    def __init__(self, tasks: list[Any], block_bytes: int, at_once: int | None) -> None:
+    A bounded one has one task at a time, which waits while QUEUED blocks are waiting to be taken.
+    """
+
+    def __init__(self, tasks: list[Any], block_bytes: int, bounded: bool) -> None:
         self._bundles: Iterator[Any] = iter(())
         self._executor: Any = None
         if tasks:
-            dataset = _dataset(tasks, block_bytes, at_once)
+            dataset = _dataset(tasks, block_bytes, bounded)
             self._bundles, _, self._executor = _got(dataset._execute_to_iterator)
-        if tasks and at_once is not None:
+        if tasks and bounded:
             # Ray Data bounds what is made ahead only for a consumer that says what it holds itself: here, nothing.
             self._executor.set_external_consumer_bytes(0)
 
@@ -244,7 +248,7 @@ class _Execution:
             self._executor.shutdown(force=True)
 
 
-def _dataset(tasks: list[Any], block_bytes: int, at_once: int | None) -> Any:
+def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -256,13 +260,17 @@ def _dataset(tasks: list[Any], block_bytes: int, at_once: int | None) -> Any:
     context._max_num_blocks_in_streaming_gen_buffer = QUEUED
     limit: dict[str, Any] = {}
     where: dict[str, Any] = {}
-    if at_once is not None:  # a stream: bounded, and read beside its worker if there is room
+    if bounded:  # a stream: read beside its worker if there is room
         limit = {"object_store_memory": QUEUED * block_bytes}
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         where = {"label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(**limit)
     return ray.data.read_datasource(
-        _source(tasks), override_num_blocks=len(tasks), num_cpus=READER_CPUS, concurrency=at_once, **where
+        _source(tasks),
+        override_num_blocks=len(tasks),
+        num_cpus=READER_CPUS,
+        concurrency=1 if bounded else SHARERS,
+        **where,
     )
 
 
