@@ -113,7 +113,7 @@ def share(groups: list[RowGroup]) -> tuple[Shared | None, str]:
     try:
         made = _Execution(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), False)
         name = f"raymsa-clips-{uuid.uuid4().hex}"
-        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, list(made.refs())))
+        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, list(made.refs)))
         ray.get(holder.places.remote())
     except ray.exceptions.RayError as error:
         return None, f"every run streams its clips: sharing them failed ({' '.join(str(error).split())[:200]})"
@@ -220,32 +220,32 @@ class _Execution:
     """
 
     def __init__(self, tasks: list[Any], block_bytes: int, bounded: bool) -> None:
-        self._bundles: Iterator[Any] = iter(())
+        self.refs: Iterator[Any] = iter(())  # of the objects that have rows
         self._executor: Any = None
         if tasks:
-            dataset = _dataset(tasks, block_bytes, bounded)
-            self._bundles, _, self._executor = _got(dataset._execute_to_iterator)
+            bundles, _, self._executor = _got(_dataset(tasks, block_bytes, bounded)._execute_to_iterator)
+            self.refs = _refs(bundles)
         if tasks and bounded:
             # Ray Data bounds what is made ahead only for a consumer that says what it holds itself: here, nothing.
             self._executor.set_external_consumer_bytes(0)
-
-    def refs(self) -> Iterator[Any]:
-        """The objects that have rows."""
-        while (bundle := _got(next, self._bundles, None)) is not None:
-            yield from [entry.ref for entry in bundle.blocks if entry.metadata.num_rows]
 
     def next_table(self) -> Any:
         """The next object's arrow table; None after the last one."""
         import ray
 
-        ref = next(self.refs(), None)
+        ref = next(self.refs, None)
         return None if ref is None else _got(ray.get, ref)
 
     def end(self) -> None:
         """Stop making objects."""
-        self._bundles = iter(())
+        self.refs = iter(())
         if self._executor is not None:
             self._executor.shutdown(force=True)
+
+
+def _refs(bundles: Iterator[Any]) -> Iterator[Any]:
+    while (bundle := _got(next, bundles, None)) is not None:
+        yield from [entry.ref for entry in bundle.blocks if entry.metadata.num_rows]
 
 
 def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
