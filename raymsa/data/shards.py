@@ -251,7 +251,7 @@ def _refs(bundles: Iterator[Any]) -> Iterator[Any]:
 def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
     import ray.data
 
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()  # prepare has settings of its own
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     # Ray Data puts tables together up to this, and cuts what is half as large again: so one group is one block, unless
@@ -265,13 +265,14 @@ def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         where = {"label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(**limit)
-    return ray.data.read_datasource(
-        _source(tasks),
-        override_num_blocks=len(tasks),
-        num_cpus=READER_CPUS,
-        concurrency=1 if bounded else SHARERS,
-        **where,
-    )
+    with ray.data.DataContext.current(context):
+        return ray.data.read_datasource(
+            _source(tasks),
+            override_num_blocks=len(tasks),
+            num_cpus=READER_CPUS,
+            concurrency=1 if bounded else SHARERS,
+            **where,
+        )
 
 
 def _got(ask: Any, *about: Any) -> Any:
