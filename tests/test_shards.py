@@ -52,6 +52,7 @@ def mark(tmp_path):
 def one_group_a_block(monkeypatch):
     """So that few small clips are as many blocks as many large ones."""
     monkeypatch.setattr(shards, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(shards, "SHARED_BYTES", 1)
 
 
 def as_rows(clips):
@@ -230,7 +231,7 @@ def test_a_damaged_shard_is_named_in_one_line(folder, tmp_path, mark):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "one_group_a_block")
 def test_clips_that_fit_are_shared_and_come_in_any_order(groups):
     shared, why = share(groups)
     assert why.startswith("all runs share their clips in the object store (")
