@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymsa.errors import DoesNotFit, RaymsaError
@@ -15,10 +17,13 @@ from raymsa.errors import DoesNotFit, RaymsaError
 # the two real cores of a small machine, they wait for each other for ever, silently.
 SPARE_CPUS = 4
 EMBEDDED = "raymsa_embedded"  # the resource by which a node with spare CPUs is known
-OBJECT_STORE_SHARE = 0.15  # of the memory that is free; row groups in flight, not whole datasets
-OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 4 * 2**30  # bytes
+# Of the memory that is free, and of /dev/shm, where the store lies. Half of it may be clips that all runs share (see
+# `data.shards`); what is not filled costs nothing. A stream needs half a GiB of it.
+OBJECT_STORE_SHARE = 0.3
+OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 128 * 2**30  # bytes
+SHM_SHARE = 0.9
 
-QUIET = {
+SETTINGS = {
     # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -27,6 +32,8 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
+    "RAY_free_objects_period_milliseconds": "100",
 }
 
 
@@ -36,7 +43,7 @@ def session(address: str | None) -> Iterator[None]:
 
     One that this process has already is used as it is. Raises RaymsaError when there is none to be had.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     if address is None:
         # Ray's own switch for machines without clusters: every port is bound to 127.0.0.1 instead of all addresses
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -108,5 +115,24 @@ def _cores() -> int:
 
 
 def _memory() -> dict[str, int]:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"object_store_memory": int(min(OBJECT_STORE_MOST, max(OBJECT_STORE_LEAST, free * OBJECT_STORE_SHARE)))}
+    room = min(OBJECT_STORE_MOST, _free_bytes() * OBJECT_STORE_SHARE, _shm_bytes() * SHM_SHARE)
+    return {"object_store_memory": int(max(OBJECT_STORE_LEAST, room))}
+
+
+def _free_bytes() -> float:
+    """Memory that processes can still have: of the machine, or of the container if that has less."""
+    known = [float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    with suppress(OSError, StopIteration, ValueError):  # counts the disk cache as free, which it is
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known = [float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024]
+    with suppress(OSError, ValueError):  # "max" where the container has no limit
+        group = Path("/sys/fs/cgroup")
+        known.append(float(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())))
+    return min(known)
+
+
+def _shm_bytes() -> float:
+    try:
+        return float(shutil.disk_usage("/dev/shm").free)  # noqa: S108 - asked, not written
+    except OSError:
+        return float("inf")

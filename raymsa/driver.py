@@ -21,6 +21,7 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.cluster import runs_at_once, session
+from raymsa.data.manifest import Manifest
 from raymsa.errors import Cancelled, LeaseLost, NoSession, RaymsaError, StoreError
 from raymsa.home import home
 from raymsa.place import place
@@ -232,9 +233,21 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     if done < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
-        run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage)
+        shared = _shared(spec, Path(shards), made, log)
+        run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
+
+
+def _shared(spec: Any, folder: Path, made: Manifest, log: Say) -> Any:
+    """The clips that the job's runs read, in the object store if they fit there; else None."""
+    from raymsa.data.groups import row_groups
+    from raymsa.data.shards import share
+
+    splits = dict.fromkeys((*(("train", "valid") if spec.train.epochs else ()), *spec.evaluate.splits))
+    shared, why = share([group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])])
+    log(why)
+    return shared
 
 
 def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: str) -> Proposals:

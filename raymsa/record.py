@@ -65,7 +65,8 @@ class Recorder:
         rows = read_predictions(run_dir(run_id))
         splits = {row["split"] for row in rows}
         finals = {split: _metrics(aim, [r for r in rows if r["split"] == split]) for split in splits}
-        facts, rule = {"best_epoch": values["best_epoch"]}, CRITERIA[aim.profile]
+        facts = {"best_epoch": values["best_epoch"], "data_wait": values["data_wait"]}
+        rule = CRITERIA[aim.profile]
         if "valid" in finals:
             facts["valid_error"] = rule.turned(finals["valid"][rule.metric])
         path = str(run_dir(run_id))

@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raymsa.cluster import remove_placement_group
+from raymsa.data.shards import Shared, free
 from raymsa.proposals import Proposals
 from raymsa.training.worker import trial
 
@@ -29,16 +30,27 @@ class Listener(Protocol):
         """A run's trial is over; `error` when it ended without saying so itself."""
 
 
-def run_all(proposals: Proposals, listener: Listener, stop: Callable[[], bool], at_once: int, storage: Path) -> None:
-    """Train every proposed run, at most `at_once` at a time, until all are over or `stop` says so."""
+def run_all(
+    proposals: Proposals,
+    listener: Listener,
+    stop: Callable[[], bool],
+    at_once: int,
+    storage: Path,
+    shared: Shared | None = None,
+) -> None:
+    """Train every proposed run, at most `at_once` at a time, until all are over or `stop` says so.
+
+    `shared` are the clips of all runs in the object store, which are freed at the end.
+    """
     storage.mkdir(parents=True, exist_ok=True)
     follow = Follow(listener)
+    name = shared.name if shared is not None else None
 
     def over() -> bool:
         return follow.trouble is not None or stop()
 
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, storage=str(storage)), {"CPU": TRIAL_CPUS}),
+        tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=name), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             storage_path=str(storage),
@@ -52,6 +64,8 @@ def run_all(proposals: Proposals, listener: Listener, stop: Callable[[], bool], 
         tuner.fit()
     finally:
         follow.reap_all()
+        if shared is not None:
+            free(shared)
     if follow.trouble is not None:
         raise follow.trouble
 

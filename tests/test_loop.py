@@ -6,6 +6,7 @@ Axes as in `raymsa.clip.Batch`.
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -346,6 +347,7 @@ def test_running_out_of_memory_says_which_setting_uses_less():
 def test_the_loop_runs_where_ray_cannot_be_imported():
     code = """
 import sys
+import time
 sys.modules["ray"] = None
 from tests.test_loop import STILL, TrainSpec, fit_words, make_student
 end, diary = fit_words(make_student(STILL["disc"]), TrainSpec(epochs=1))
@@ -469,3 +471,42 @@ def test_zero_epochs_score_the_thinker_as_it_is(work, tmp_path):
     losses, _, _ = run_until(work(tmp_path, "gen", epochs=0))
     assert losses == {} and len(read_predictions(tmp_path)) == 4
     assert not (checkpoint.find(tmp_path, "best") / "adapter").exists()
+
+
+# Waiting for clips
+
+
+def test_the_share_of_time_that_a_run_waited_for_clips_is_counted_over_all_epochs():
+    student = make_student(STILL["disc"])
+    (batch,) = batches_of(student, [4])
+
+    def slowly(epoch, skip):
+        for _ in range(2):
+            time.sleep(0.5 if epoch else 0.0)
+            yield [batch]
+
+    feed = Feed(slowly, 2, lambda: 1.0)
+    end = fit(student, TrainSpec(epochs=2, checkpointing=False), feed, Diary(), 1)
+    assert 1.0 <= end.waited_s < end.trained_s
+    assert end.data_wait() == pytest.approx(end.waited_s / end.trained_s)
+    assert Position().data_wait() is None
+
+
+def test_a_run_tells_how_its_clips_come_and_how_long_it_waited_in_all_its_attempts(
+    work, every_step_is_reported, tmp_path
+):
+    def stop_at_six(news):
+        if any(one["step"] == 6 for one in news.get("steps", [])):
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(work(tmp_path), CPU, read, stop_at_six)
+    before = checkpoint.position_of(checkpoint.find(tmp_path, "last"))
+    news = []
+    execute(work(tmp_path), CPU, read, news.append)
+    after = checkpoint.position_of(checkpoint.find(tmp_path, "last"))
+    assert 0 < before.trained_s < after.trained_s and before.waited_s < after.waited_s
+    assert news[-1]["finished"] and news[-1]["data_wait"] == after.data_wait()
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("clips are read in this process; at most ") == 2
+    assert log.count(f"waited for clips in {after.data_wait():.1%} of ") == 1

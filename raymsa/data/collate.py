@@ -5,7 +5,7 @@ Axes as in `raymsa.clip.Batch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from raymsa.clip import Batch, Clip
+from raymsa.data.ahead import ahead
 from raymsa.readouts.base import Readout
+from raymsa.spec import TrainSpec
 from raymsa.thinker.inputs import Encoded, Encoder
 
 Side = Literal["left", "right"]
+WINDOWS_HELD = 2  # the one that is trained on, and the next one, which is filled meanwhile
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,30 @@ def windows(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
     source = iter(clips)
     while window := list(islice(source, size)):
         yield window
+
+
+def steps_in(clips: int, window: int, batch: int) -> int:
+    """Optimizer steps that `clips` make when cut into windows and those into steps."""
+    whole, rest = divmod(clips, window)
+    return whole * -(-window // batch) + -(-rest // batch)
+
+
+def windows_before(step: int, window: int, batch: int) -> int:
+    """Whole windows whose steps all come before a step of an epoch."""
+    return step // -(-window // batch)
+
+
+def steps_of_epoch(
+    clips: Iterable[Clip], measure: Callable[[Clip], Measured], train: TrainSpec, seed: int, skip: int
+) -> Iterator[list[list[Measured]]]:
+    """The steps of an epoch from step `skip` on; `clips` begin with the window which that step is in."""
+    first = windows_before(skip, train.window_clips, train.batch_clips)
+    skip -= first * steps_in(train.window_clips, train.window_clips, train.batch_clips)
+    filled = ahead(windows(clips, train.window_clips), depth=WINDOWS_HELD - 1)
+    for index, window in enumerate(filled, first):
+        measured = [measure(clip) for clip in window]
+        yield from steps(measured, train.batch_clips, train.batch_tokens, seed * 10_007 + index)[skip:]
+        skip = 0
 
 
 def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int) -> list[list[list[Measured]]]:

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +32,12 @@ class Position:
     step_in_epoch: int = 0
     best_epoch: int = 0  # counted from 1; 0 is the model before training
     best_valid_error: float = math.inf  # MAE, or 1 - weighted F1 of classes: lower is better
+    trained_s: float = field(default=0.0, compare=False)  # time in all steps so far, over all attempts
+    waited_s: float = field(default=0.0, compare=False)  # the part of it that was spent waiting for clips
+
+    def data_wait(self) -> float | None:
+        """Share of the training time that was spent waiting for clips; None before the first step."""
+        return self.waited_s / self.trained_s if self.trained_s else None
 
     def stale(self) -> int:
         """Epochs since the best one."""
@@ -139,7 +145,9 @@ def _epoch(
             student, train, optimizer, batches, rate(position.step, meter.steps, train.warmup), seed, position
         )
         position = replace(position, step=position.step + 1, step_in_epoch=position.step_in_epoch + 1)
-        watch.step(meter.progress(position, loss, norm, batches))
+        progress = meter.progress(position, loss, norm, batches)
+        position = progress.position
+        watch.step(progress)
         if time.monotonic() - paused > train.checkpoint_every_s and position.step_in_epoch < feed.steps_per_epoch:
             watch.pause(position, optimizer)
             paused = time.monotonic()
@@ -229,6 +237,7 @@ class Meter:
         now = time.monotonic()
         took, self._last = now - self._last, now
         self._done += 1
+        position = replace(position, trained_s=position.trained_s + took, waited_s=position.waited_s + self._waited)
         self._recent.append((took, self._waited, sum(len(b.ids) for b in batches), sum(b.tokens for b in batches)))
         seconds, waited, clips, tokens = (sum(column) for column in zip(*self._recent, strict=True))
         return Progress(

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from raymsa.clip import Batch, Clip
+from raymsa.clip import Batch
 from raymsa.data.ahead import ahead
-from raymsa.data.collate import Collate, steps, windows
+from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
+from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
-from raymsa.data.shards import RowGroup, row_groups, shuffled
 from raymsa.errors import DataError, OutOfMemory
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
@@ -35,7 +35,7 @@ from raymsa.words import duration
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
 
 Report = Callable[[dict[str, Any]], None]
-Stream = Callable[[list[RowGroup]], Generator[Clip, None, None]]
+Stream = Callable[[Plan], Clips]
 
 
 class Work(NamedTuple):
@@ -57,24 +57,58 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     seed = work.spec.seeds[0]
     torch.manual_seed(seed)
     last = checkpoint.find(work.folder, "last")
-    student = build(work.spec, target(work.manifest, work.spec.dataset.task), device, last)
-    collate = collate_for(student, work.spec)
     position = checkpoint.position_of(last) if last else Position()
-    watch = _Watch(work.folder, student, report, position)
-    feed, clips = _feed(work, student, collate, stream, position)
-    total = feed.steps_per_epoch * work.spec.train.epochs
-    report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
-    watch.log(f"{'goes on' if last else 'starts'} at step {position.step}; loaded in {time.monotonic() - begun:.1f} s")
-    position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
-    clips.close()  # an early stop leaves clips unread, and their readers at work
-    best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
-    checkpoint.load_weights(best, student)
-    try:
-        _score(work, student, collate, stream, watch)
-    except torch.OutOfMemoryError as error:
-        advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
-        raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
-    report({"memory_bytes": memory_bytes(device), "best_epoch": position.best_epoch, "finished": True})
+    aim = target(work.manifest, work.spec.dataset.task)
+    plan = planned(work, position)
+    with closing(stream(plan.passes)) as clips:  # reading begins while the model is loaded
+        student = build(work.spec, aim, device, last)
+        collate = collate_for(student, work.spec)
+        watch = _Watch(work.folder, student, report, position)
+        feed = _feed(work, student, collate, clips, plan)
+        total = feed.steps_per_epoch * work.spec.train.epochs
+        report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
+        watch.log(clips.about(WINDOWS_HELD * work.spec.train.window_clips))
+        begins = f"{'goes on' if last else 'starts'} at step {position.step}"
+        watch.log(f"{begins}; loaded in {time.monotonic() - begun:.1f} s")
+        position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
+        best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
+        checkpoint.load_weights(best, student)
+        try:
+            _score(work, student, collate, clips, plan, watch)
+        except torch.OutOfMemoryError as error:
+            advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
+            raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
+    if (wait := position.data_wait()) is not None:
+        watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
+    ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
+    report({"memory_bytes": memory_bytes(device), **ended})
+
+
+class Planned(NamedTuple):
+    """All that a run still reads: train and valid clips in turn for every epoch left, then the splits to be scored."""
+
+    passes: Plan
+    train_clips: int
+    epoch: int  # the first one left
+    scoring: int  # number of the first pass that is only scored
+
+
+def planned(work: Work, position: Position) -> Planned:
+    """What is left to read at a position. Raises DataError when training lacks clips."""
+    train, seed = work.spec.train, work.spec.seeds[0]
+    groups = {split: _groups(work, split) for split in {"train", "valid", *work.spec.evaluate.splits}}
+    empty = [split for split in ("train", "valid") if not count(groups[split])]
+    if train.epochs and empty:
+        raise DataError(f"{work.shards}: no {' and no '.join(empty)} clips; training needs both train and valid")
+    over = position.stale() >= train.patience
+    passes: Plan = []
+    for epoch in range(position.epoch, 0 if over else train.epochs):
+        passes += [shuffled(groups["train"], seed, epoch), groups["valid"]]
+    if passes:
+        done = windows_before(position.step_in_epoch, train.window_clips, train.batch_clips)
+        passes[0] = after(passes[0], done * train.window_clips)
+    scored = [groups[split] for split in work.spec.evaluate.splits]
+    return Planned([*passes, *scored], count(groups["train"]), position.epoch, len(passes))
 
 
 def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -> Student:
@@ -98,61 +132,32 @@ def collate_for(student: Student, spec: Any) -> Collate:
     return Collate(encoder, student.readout)
 
 
-def _feed(
-    work: Work, student: Student, collate: Collate, stream: Stream, position: Position
-) -> tuple[Feed, Generator[Clip, None, None]]:
-    """One stream for the rest of the training: for every epoch the shuffled train clips, then the valid clips."""
-    train, seed = work.spec.train, work.spec.seeds[0]
-    groups = {split: _groups(work, split) for split in ("train", "valid")}
-    count = {split: sum(g.rows for g in groups[split]) for split in groups}
-    if train.epochs and not all(count.values()):
-        empty = [split for split in count if not count[split]]
-        raise DataError(f"{work.shards}: no {' and no '.join(empty)} clips; training needs both train and valid")
-    epochs = range(position.epoch, train.epochs)
-    plan = [group for epoch in epochs for group in (*shuffled(groups["train"], seed, epoch), *groups["valid"])]
-    clips = stream(plan)
+def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned) -> Feed:
+    """The training loop's view of the plan: for every epoch a train pass and a valid pass."""
+    train = work.spec.train
+    per_epoch = steps_in(plan.train_clips, train.window_clips, train.batch_clips)
+    valid = iter(range(1, plan.scoring, 2))
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
-        return ahead(_steps(islice(clips, count["train"]), collate, work.spec, epoch, skip))
+        mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
+        steps = steps_of_epoch(mine, collate.measure, train, seed, skip)
+        return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
     def valid_error() -> float:
-        return error_of(student, score(student, collate, islice(clips, count["valid"]), train.batch_tokens))
+        return error_of(student, score(student, collate, clips.of(next(valid)), train.batch_tokens))
 
-    return Feed(epoch_steps, steps_in(count["train"], train.window_clips, train.batch_clips), valid_error), clips
-
-
-def _steps(clips: Iterator[Clip], collate: Collate, spec: Any, epoch: int, skip: int) -> Iterator[list[Batch]]:
-    train = spec.train
-    for index, window in enumerate(windows(clips, train.window_clips)):
-        count = steps_in(len(window), train.window_clips, train.batch_clips)
-        if skip >= count:
-            skip -= count
-            continue
-        measured = [collate.measure(clip) for clip in window]
-        seed = (spec.seeds[0] * 10_007 + epoch) * 10_007 + index
-        for passes in steps(measured, train.batch_clips, train.batch_tokens, seed)[skip:]:
-            yield [collate(some, answers=True) for some in passes]
-        skip = 0
-
-
-def steps_in(clips: int, window: int, batch: int) -> int:
-    """Optimizer steps that `clips` make when cut into windows and those into steps."""
-    whole, rest = divmod(clips, window)
-    return whole * -(-window // batch) + -(-rest // batch)
+    return Feed(epoch_steps, per_epoch, valid_error)
 
 
 def _groups(work: Work, split: str) -> list[RowGroup]:
     return row_groups(work.shards, [file.name for file in work.manifest.of(split)])
 
 
-def _score(work: Work, student: Student, collate: Collate, stream: Stream, watch: _Watch) -> None:
+def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> None:
     rows: list[dict[str, Any]] = []
-    groups = {split: _groups(work, split) for split in work.spec.evaluate.splits}
-    clips = stream([group for split in groups for group in groups[split]])
-    for split in groups:
+    for number, split in enumerate(work.spec.evaluate.splits, plan.scoring):
         begun = time.monotonic()
-        mine = islice(clips, sum(group.rows for group in groups[split]))
-        found = list(score(student, collate, mine, work.spec.train.batch_tokens))
+        found = list(score(student, collate, clips.of(number), work.spec.train.batch_tokens))
         took = time.monotonic() - begun
         rows += [p.row(split) for p in found]
         result = _shown(student, error_of(student, found))

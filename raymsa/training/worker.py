@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ WORKER_DEATHS = 3  # a worker that dies this often without a word has a reason; 
 CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
 
 
-def trial(config: dict[str, Any], storage: str) -> None:
-    """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
+def trial(config: dict[str, Any], storage: str, shared: str | None = None) -> None:
+    """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune.
+
+    `shared` names the job's clips in the object store; None where every run streams its own.
+    """
     from ray import tune
     from ray.train import TrainingFailedError
 
     work = config["work"]
     try:
-        _trainer(work, storage).fit()
+        _trainer({**work, "shared": shared}, storage).fit()
     except TrainingFailedError as error:  # raised, it would make Tune start the whole trial again
         reason = " ".join(str(error).split())[:300]
         say = f"the training worker died {WORKER_DEATHS + 1} times: {reason}"
@@ -95,8 +99,11 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     from raymsa.training.run import Work, execute
 
     folder = place(work["shards"])
+    known = shards.places(work["shared"]) if work["shared"] else None
+    mark = Path(work["folder"]) / "wanted"
+    stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
     made = Work(JobSpec.model_validate(work["spec"]), folder, manifest.read(folder), Path(work["folder"]))
-    execute(made, device, shards.stream, report)
+    execute(made, device, stream, report)
 
 
 def _be_quiet() -> None:
