@@ -165,7 +165,6 @@ def measured(words: list[str], cores: int) -> dict:
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "RAY_raylet_start_wait_time_s": "180",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     began = time.monotonic()
