@@ -162,7 +162,11 @@ def measured(words: list[str], cores: int) -> dict:
         os.sched_setaffinity(0, allowed)
         os.nice(NICE - os.nice(0))
 
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, env=env, preexec_fn=confine
