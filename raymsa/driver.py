@@ -233,7 +233,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     if done < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
-        shared = _shared(spec, Path(shards), made, log)
+        shared = _shared(spec, place(shards), made, log)
         run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
