@@ -17,10 +17,10 @@ TASKS = ("prepare", "train")  # of every job, in this order
 def anchored(job: Any) -> Any:
     """The job with absolute paths: a driver in another folder must find the same clips and the same model."""
     paths = {name: getattr(job.dataset, name) for name in ("raw", "shards")}
-    absolute = {name: absolute(path) for name, path in paths.items() if path}
+    anchors = {name: absolute(path) for name, path in paths.items() if path}
     return job.model_copy(
         update={
-            "dataset": job.dataset.model_copy(update=absolute),
+            "dataset": job.dataset.model_copy(update=anchors),
             "model": job.model.model_copy(update={"path": _anchored_model(job.model.path)}),
             "variants": {name: _with_anchored_model(override) for name, override in job.variants.items()},
         }
