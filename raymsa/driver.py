@@ -22,7 +22,7 @@ from typing import Any
 from raymsa import queue
 from raymsa.cluster import runs_at_once, session
 from raymsa.data.manifest import Manifest
-from raymsa.errors import Cancelled, LeaseLost, NoSession, RaymsaError, StoreError
+from raymsa.errors import Cancelled, DataError, LeaseLost, NoSession, RaymsaError, StoreError
 from raymsa.home import home
 from raymsa.place import place
 from raymsa.plan import TASKS, anchored, raw_of, shards_of
@@ -229,23 +229,30 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     rows = queries.runs(store, job.id)
     planned = spec.search.trials if spec.search else len(rows)
     done = sum(row.state == "done" for row in rows)
+    other = next((row for row in rows if row.state == "done" and row.data_digest not in (None, made.digest)), None)
+    if other:
+        raise DataError(
+            f"{shards}: holds data {made.digest}, but run {other.id} was trained on data {other.data_digest}; "
+            "their results cannot stand in one table: submit the job anew"
+        )
     log(f"{planned} runs, {done} done already; {at_once} at a time")
     if done < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
-        shared = _shared(spec, place(shards), made, log)
+        shared = _shared(spec, place(shards), made, log, lease.over)
         run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
 
 
-def _shared(spec: Any, folder: Path, made: Manifest, log: Say) -> Any:
+def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[], bool]) -> Any:
     """The clips that the job's runs read, in the object store if they fit there; else None."""
     from raymsa.data.groups import row_groups
     from raymsa.data.shards import share
 
     splits = dict.fromkeys((*(("train", "valid") if spec.train.epochs else ()), *spec.evaluate.splits))
-    shared, why = share([group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])])
+    groups = [group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])]
+    shared, why = share(groups, stop)
     log(why)
     return shared
 

@@ -86,6 +86,12 @@ def test_a_datasets_addresses_reach_the_driver_unharmed():
     assert is_local(shards_of(far.model_copy(update={"shards": None})))
 
 
+@pytest.mark.parametrize("text", ["s3:/bucket/folder", "s3://", "file:/tmp/x", "S3:/b"])
+def test_half_an_address_is_refused_and_not_taken_for_a_folder(text):
+    with pytest.raises(DataError, match="neither a path nor an address"):
+        place(text)
+
+
 def test_an_address_that_cannot_be_opened_is_one_line():
     with pytest.raises(DataError, match=r"cannot open nosuch:// addresses here"):
         place("nosuch://x/y")

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raymsa.errors import DataError
-from raymsa.place import fresh, states, write_at_once
+from raymsa.place import fresh, reaching, states, write_at_once
 from raymsa.target import Labels, Target, Task
 
 FORMAT = 2  # of this file and of the shards' schema; a reader refuses another one
@@ -86,7 +86,9 @@ def read(folder: Path) -> Manifest:
 def parse(folder: Path) -> Manifest:
     path = folder / FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        with reaching("read", path):
+            text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
     except FileNotFoundError:
         raise DataError(
             f"{folder}: no prepared clips there ({FILE} is missing); make them with `raymsa prepare`"
@@ -95,12 +97,15 @@ def parse(folder: Path) -> Manifest:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         given = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-        raise DataError(f"{path}: given format {given}; this raymsa reads format {FORMAT}; prepare the clips again")
+        raise DataError(
+            f"{path}: given format {given}; this raymsa reads format {FORMAT}; delete {folder} and prepare again"
+        )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; prepare again") from None
+        where = ".".join(map(str, problem["loc"]))
+        raise DataError(f"{path}: {where}: {problem['msg']}; delete {folder} and prepare again") from None
 
 
 def write(folder: Path, manifest: Manifest) -> None:
