@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from raymsa.home import home
 from raymsa.place import place
 from raymsa.plan import TASKS, anchored, raw_of, shards_of
 from raymsa.proposals import Listed, Proposals, Proposed, enter
+from raymsa.provenance import git_commit, versions, who
 from raymsa.record import Recorder
 from raymsa.spec import check, runs
 from raymsa.store import Store, queries
@@ -229,13 +227,8 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     rows = queries.runs(store, job.id)
     planned = spec.search.trials if spec.search else len(rows)
     done = sum(row.state == "done" for row in rows)
-    other = next((row for row in rows if row.state == "done" and row.data_digest not in (None, made.digest)), None)
-    if other:
-        raise DataError(
-            f"{shards}: holds data {made.digest}, but run {other.id} was trained on data {other.data_digest}; "
-            "their results cannot stand in one table: submit the job anew"
-        )
     log(f"{planned} runs, {done} done already; {at_once} at a time")
+    _check_data(made, rows, spec, log)
     if done < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
@@ -243,6 +236,22 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
         run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
+
+
+def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:
+    """Raises DataError when runs of the job were made from other clips; warns of a context that there is not."""
+    other = next((row for row in rows if row.state == "done" and row.data_digest not in (None, made.digest)), None)
+    if other:
+        raise DataError(
+            f"{made.name}: the shards hold data {made.digest}, but run {other.id} was trained on data "
+            f"{other.data_digest}; their results cannot stand in one table: submit the job anew"
+        )
+    asks = max(run.spec.inputs.context for run in runs(spec))
+    if asks and not made.with_previous:
+        log(
+            f"warning: inputs.context is {asks}, but no clip of {made.name} has another before it in its video: "
+            "every run goes without; a table says which clips belong together in `columns.video`"
+        )
 
 
 def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[], bool]) -> Any:
@@ -274,34 +283,6 @@ def _close(store: Store, job_id: str, lease: Lease) -> None:
 
 def _spec(job: queries.Job) -> Any:
     return check(job.spec, f"job {job.id}")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
-    names = ("raymsa", "torch", "transformers", "peft", "bitsandbytes", "ray", "numpy", "av")
-    return {name: version(name) for name in names}
-
-
-def who() -> str:
-    """The person at the keyboard, as user@host."""
-    with suppress(KeyError, OSError):
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    return socket.gethostname()
-
-
-def git_commit(folder: Path) -> str | None:
-    """Commit of the working folder, with `+changes` when files differ from it; None outside a repository."""
-    try:
-        shown = subprocess.run(  # noqa: S603 - fixed arguments
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return shown.stdout.strip() or None if shown.returncode == 0 else None
 
 
 @contextmanager

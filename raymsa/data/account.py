@@ -83,6 +83,7 @@ def _manifest(dataset: Layout, plan: Plan, done: list[Written], rejects: list[Re
         audio_tokens=sum(w.audio_tokens for w in done),
         video_tokens=sum(w.video_tokens for w in done),
         media_bytes=sum(w.media_bytes for w in done),
+        with_previous=sum(bool(row.previous) for row in plan.rows if isinstance(row, RawClip)),
         largest_clip_bytes=max(w.largest_clip_bytes for w in done),
         rows=manifests.digest_of_rows(plan.digests),
         labels=_labels(dataset, plan.rows, {reject.id for w in done for reject in w.rejects}),

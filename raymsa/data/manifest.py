@@ -54,6 +54,7 @@ class Manifest(_Entry):
     audio_tokens: int = Field(0, description="of all clips together; `video_tokens` alike")
     video_tokens: int = 0
     media_bytes: int = Field(0, description="frames and sound of all clips, uncompressed")
+    with_previous: int = Field(0, description="clips that have the words of others before them")
     largest_clip_bytes: int = Field(0, description="frames and sound of the largest clip, uncompressed")
     rows: str = Field("", description="digest of the label file's rows and their files' sizes; one by one in rows.csv")
     labels: Labels | None
