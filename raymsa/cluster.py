@@ -125,9 +125,11 @@ def _free_bytes() -> float:
     with suppress(OSError, StopIteration, ValueError):  # counts the disk cache as free, which it is
         lines = Path("/proc/meminfo").read_text().splitlines()
         known = [float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024]
-    with suppress(OSError, ValueError):  # "max" where the container has no limit
+    with suppress(OSError, ValueError, KeyError):  # "max" where the container has no limit
         group = Path("/sys/fs/cgroup")
-        known.append(float(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())))
+        most, now = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        known.append(float(most - now + int(stat["inactive_file"]) + int(stat["active_file"])))  # the disk cache again
     return min(known)
 
 

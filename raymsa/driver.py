@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from raymsa import queue
 from raymsa.cluster import runs_at_once, session
 from raymsa.data.manifest import Manifest
-from raymsa.errors import Cancelled, LeaseLost, NoSession, RaymsaError, StoreError
+from raymsa.errors import Cancelled, DataError, LeaseLost, NoSession, RaymsaError, StoreError
 from raymsa.home import home
 from raymsa.place import place
 from raymsa.plan import TASKS, anchored, raw_of, shards_of
 from raymsa.proposals import Listed, Proposals, Proposed, enter
+from raymsa.provenance import git_commit, versions, who
 from raymsa.record import Recorder
 from raymsa.spec import check, runs
 from raymsa.store import Store, queries
@@ -230,22 +228,40 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     planned = spec.search.trials if spec.search else len(rows)
     done = sum(row.state == "done" for row in rows)
     log(f"{planned} runs, {done} done already; {at_once} at a time")
+    _check_data(made, rows, spec, log)
     if done < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
-        shared = _shared(spec, place(shards), made, log)
+        shared = _shared(spec, place(shards), made, log, lease.over)
         run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
 
 
-def _shared(spec: Any, folder: Path, made: Manifest, log: Say) -> Any:
+def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:
+    """Raises DataError when runs of the job were made from other clips; warns of a context that there is not."""
+    other = next((row for row in rows if row.state == "done" and row.data_digest not in (None, made.digest)), None)
+    if other:
+        raise DataError(
+            f"{made.name}: the shards hold data {made.digest}, but run {other.id} was trained on data "
+            f"{other.data_digest}; their results cannot stand in one table: submit the job anew"
+        )
+    asks = max(run.spec.inputs.context for run in runs(spec))
+    if asks and not made.with_previous:
+        log(
+            f"warning: inputs.context is {asks}, but no clip of {made.name} has another before it in its video: "
+            "every run goes without; a table says which clips belong together in `columns.video`"
+        )
+
+
+def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[], bool]) -> Any:
     """The clips that the job's runs read, in the object store if they fit there; else None."""
     from raymsa.data.groups import row_groups
     from raymsa.data.shards import share
 
     splits = dict.fromkeys((*(("train", "valid") if spec.train.epochs else ()), *spec.evaluate.splits))
-    shared, why = share([group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])])
+    groups = [group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])]
+    shared, why = share(groups, stop)
     log(why)
     return shared
 
@@ -267,34 +283,6 @@ def _close(store: Store, job_id: str, lease: Lease) -> None:
 
 def _spec(job: queries.Job) -> Any:
     return check(job.spec, f"job {job.id}")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
-    names = ("raymsa", "torch", "transformers", "peft", "bitsandbytes", "ray", "numpy", "av")
-    return {name: version(name) for name in names}
-
-
-def who() -> str:
-    """The person at the keyboard, as user@host."""
-    with suppress(KeyError, OSError):
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    return socket.gethostname()
-
-
-def git_commit(folder: Path) -> str | None:
-    """Commit of the working folder, with `+changes` when files differ from it; None outside a repository."""
-    try:
-        shown = subprocess.run(  # noqa: S603 - fixed arguments
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return shown.stdout.strip() or None if shown.returncode == 0 else None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 from raymsa.errors import DataError
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+HALF = re.compile(r"[a-z][a-z0-9+.-]+:/([^/]|/?$)|[a-z][a-z0-9+.-]+://$", re.IGNORECASE)  # s3:/bucket, s3://
 LOCAL = "file://"
 
 
@@ -30,6 +31,8 @@ class State(NamedTuple):
 def absolute(text: str | Path) -> str:
     """The same place for a process in another folder: an address as it is, a path made absolute."""
     given = str(text)
+    if HALF.match(given):
+        raise DataError(f"{given}: neither a path nor an address; an address is like s3://bucket/folder")
     if given.startswith(LOCAL):
         given = given.removeprefix(LOCAL)
     return given.rstrip("/") if ADDRESS.match(given) else str(Path(given).expanduser().absolute())
@@ -48,7 +51,7 @@ def place(text: str | Path) -> Path:
         path = UPath(given)
         path.fs  # noqa: B018 - imports what the protocol needs
     except (ImportError, ValueError) as error:
-        protocol = given.partition(":")[0]
+        protocol = given.partition(":")[0].lower()
         how = "pip install 'raymsa[s3]'" if protocol == "s3" else "install the fsspec package for it"
         raise DataError(f"{given}: cannot open {protocol}:// addresses here ({_line(error)}); {how}") from None
     return cast(Path, path)
@@ -78,7 +81,7 @@ def fresh(folder: Path) -> None:
 def names(folder: Path) -> set[str]:
     """Names in a folder; none when it is not there."""
     fresh(folder)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), reaching("listed", folder):
         return {path.name for path in folder.iterdir()}
     return set()
 
@@ -94,7 +97,8 @@ def states(folder: Path, files: Iterable[str]) -> dict[str, State | None]:
 def write_at_once(path: Path, text: str) -> None:
     """Write a small file so that it is there and whole, or not there: renamed into place, or uploaded."""
     if not is_local(path):
-        path.write_text(text, encoding="utf-8", newline="")
+        with reaching("written", path):
+            path.write_text(text, encoding="utf-8", newline="")
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -112,7 +116,7 @@ def put(file: Path, path: Path) -> None:
     if is_local(path):
         file.replace(path)
         return
-    with _as_os_error("uploaded", path):
+    with reaching("uploaded", path):
         _fs(path).put_file(str(file), cast(Any, path).path)
     file.unlink()
 
@@ -125,7 +129,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="raymsa-") as folder:
         copy = Path(folder) / f"copy{path.suffix}"
-        with _as_os_error("downloaded", path):
+        with reaching("downloaded", path):
             _fs(path).get_file(cast(Any, path).path, str(copy))
         yield copy
 
@@ -155,7 +159,8 @@ def _local_state(path: Path) -> State | None:
 def _listed(folder: Path) -> dict[str, State]:
     fresh(folder)
     root = cast(Any, folder).path.rstrip("/") + "/"
-    found = _fs(folder).find(root, detail=True)
+    with reaching("listed", folder):
+        found = _fs(folder).find(root, detail=True)
     changed = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
     return {
         name.removeprefix("/").removeprefix(root.removeprefix("/")): State(
@@ -166,8 +171,8 @@ def _listed(folder: Path) -> dict[str, State]:
 
 
 @contextlib.contextmanager
-def _as_os_error(done: str, path: Path) -> Iterator[None]:
-    """What a file system raises of its own (a network that is down) as the error that callers know."""
+def reaching(done: str, path: Path) -> Iterator[None]:
+    """What a file system raises of its own (a network that is down) as the OSError that callers know."""
     try:
         yield
     except OSError:

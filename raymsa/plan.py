@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raymsa.data.manifest import shaping
+from raymsa.data.manifest import FORMAT, shaping
 from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
 from raymsa.place import absolute, place
@@ -55,7 +55,8 @@ def raw_of(dataset: Layout) -> Path:
 def _name(dataset: Layout) -> str:
     """The same for the same clips: how they are judged later (published counts, metric rules) is no part of it."""
     raw = absolute(dataset.raw) if dataset.raw else None
-    return f"{dataset.name}-{digest_of_plain({**shaping(dataset.model_dump(mode='json')), 'raw': raw})}"
+    about = {**shaping(dataset.model_dump(mode="json")), "raw": raw, "format": FORMAT}
+    return f"{dataset.name}-{digest_of_plain(about)}"
 
 
 def run_id(job_id: str, run: Run) -> str:

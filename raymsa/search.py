@@ -42,25 +42,25 @@ def run_all(
 
     `shared` are the clips of all runs in the object store, which are freed at the end.
     """
-    storage.mkdir(parents=True, exist_ok=True)
     follow = Follow(listener)
     name = shared.name if shared is not None else None
 
     def over() -> bool:
         return follow.trouble is not None or stop()
 
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=name), {"CPU": TRIAL_CPUS}),
-        tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
-        run_config=tune.RunConfig(
-            storage_path=str(storage),
-            callbacks=[follow],
-            stop=WhenAsked(over),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
-        ),
-    )
     try:
+        storage.mkdir(parents=True, exist_ok=True)
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=name), {"CPU": TRIAL_CPUS}),
+            tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
+            run_config=tune.RunConfig(
+                storage_path=str(storage),
+                callbacks=[follow],
+                stop=WhenAsked(over),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
+            ),
+        )
         tuner.fit()
     finally:
         follow.reap_all()

@@ -4,13 +4,14 @@ Axes as in `raymsa.clip.Batch`.
 """
 
 import random
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raymsa.clip import Clip, to_row
-from raymsa.data.collate import Collate, Measured, steps, steps_in, steps_of_epoch, windows_before
+from raymsa.data.collate import WINDOWS_HELD, Collate, Measured, steps, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import RowGroup, after
 from raymsa.readouts.disc import Discriminative
 from raymsa.spec import InputsSpec, TrainSpec
@@ -95,6 +96,24 @@ def test_an_epoch_that_is_stopped_anywhere_goes_on_with_the_next_step(sizes, win
     left = after(groups, windows_before(stop, window, batch) * window)
     assert ids(steps_of_epoch(clips_in(left), in_letters, train, 7, stop)) == whole[stop:]
     assert not left or sum(g.rows for g in left) <= sum(sizes) - stop // -(-window // batch) * window
+
+
+def test_no_more_clips_are_held_than_a_run_says():
+    """Two windows, and the step that is at work."""
+    alive: list[weakref.ref[Clip]] = []
+    most = 0
+
+    def fresh():
+        for i in range(400):
+            one = clip(f"c{i}", "x", 0, 0.0)
+            alive.append(weakref.ref(one))
+            yield one
+
+    train = TrainSpec(window_clips=32, batch_clips=8, batch_tokens=50)
+    for passes in steps_of_epoch(fresh(), lambda one: Measured(one, [0]), train, 7, 0):
+        del passes
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert most <= WINDOWS_HELD * 32 + 8 + 1
 
 
 def clips_in(groups):

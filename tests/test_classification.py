@@ -94,7 +94,8 @@ def test_a_classification_job_ends_in_a_table_with_confusions(ray_session, tmp_p
     store = Store.open(f"sqlite:///{tmp_path}/store.db")
     both = {"disc": {}, "gen": {"readout.kind": "gen"}}
     inputs = {"prompt": "{text}\nOne of {classes}?"}
-    job = do(store, job_file(tmp_path, dataset=dataset, variants=both, inputs=inputs))
+    train = {"epochs": 1, "batch_clips": 8, "checkpointing": False}
+    job = do(store, job_file(tmp_path, dataset=dataset, variants=both, inputs=inputs, train=train))
     assert state(store, job.id) == "done", queries.runs(store, job.id)
     for run in queries.runs(store, job.id):
         finals = queries.finals(store, run.id)

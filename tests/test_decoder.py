@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from raymsa.data import media
-from raymsa.data.decoder import Decoder
+from raymsa.data.decoder import Decoder, _memory
 from raymsa.datasets.base import MediaSettings
 from raymsa.errors import MediaError
 from tests.faults_outside import Faults, open_files
@@ -35,6 +37,31 @@ def test_it_decodes_as_this_process_does(decoder, files):
         here, there = media.decode(files / name, MediaSettings()), decoder.decode(files / name)
         assert np.array_equal(here.frames_FHWC, there.frames_FHWC) and here.seconds == there.seconds
         assert here.audio_S is there.audio_S is None or np.array_equal(here.audio_S, there.audio_S)
+
+
+def test_memory_for_a_clip_is_reserved_before_it_is_written_to():
+    """A page that cannot be had would end the child in the middle of a good clip."""
+    with _memory(5_000_000) as file:
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 5_000_000
+
+
+def test_a_picture_that_needs_more_memory_than_allowed_is_not_left_out_in_silence(tmp_path):
+    path = write_media(tmp_path / "large.mp4", [np.zeros((2160, 3840, 3), np.uint8)] * 2, tone(0.5))
+    code = """
+import resource, sys
+from pathlib import Path
+from raymsa.data.media import decode
+from raymsa.datasets.base import MediaSettings
+import torch
+used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + 12_000_000,) * 2)
+try:
+    decode(Path(sys.argv[1]), MediaSettings())
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "no memory\n", done.stderr[-500:]
 
 
 def test_the_same_process_decodes_one_file_after_the_other(decoder, files):

@@ -18,7 +18,7 @@ from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.data.collate import Collate
 from raymsa.data.shards import read
-from raymsa.errors import NonFiniteLoss, OutOfMemory
+from raymsa.errors import DataError, NonFiniteLoss, OutOfMemory
 from raymsa.readouts.base import Readout
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
@@ -465,6 +465,14 @@ def test_a_run_that_has_ended_does_not_train_again(work, every_step_is_reported,
     losses, _, resumed = run_until(done)
     assert losses == {} and resumed == [5]
     assert read_predictions(tmp_path) == before
+
+
+def test_a_run_does_not_go_on_with_other_clips_than_it_began_with(work, every_step_is_reported, tmp_path):
+    begun = work(tmp_path, epochs=1)
+    run_until(begun)
+    other = begun._replace(manifest=begun.manifest.model_copy(update={"digest": "other"}))
+    with pytest.raises(DataError, match="holds data other, but this run has seen data"):
+        run_until(other)
 
 
 def test_zero_epochs_score_the_thinker_as_it_is(work, tmp_path):

@@ -110,6 +110,12 @@ def test_an_address_that_does_not_answer_is_one_line(tmp_path, words):
     assert (result.exit_code, result.stderr) == (2, "error: gone://there/folder: cannot be reached: nobody answers\n")
 
 
+@pytest.mark.parametrize("text", ["s3:/bucket/folder", "s3://", "file:/tmp/x", "S3:/b"])
+def test_half_an_address_is_refused_and_not_taken_for_a_folder(text):
+    with pytest.raises(DataError, match="neither a path nor an address"):
+        place(text)
+
+
 def test_an_address_that_cannot_be_opened_is_one_line():
     with pytest.raises(DataError, match=r"cannot open nosuch:// addresses here"):
         place("nosuch://x/y")

@@ -12,8 +12,9 @@ import click
 
 from raymsa import queue
 from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
-from raymsa.driver import Driver, alone, on_ctrl_c, submit, who
+from raymsa.driver import Driver, alone, on_ctrl_c, submit
 from raymsa.errors import Cancelled, RaymsaError
+from raymsa.provenance import who
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
 

@@ -91,6 +91,7 @@ def _manifest(
         audio_tokens=sum(w.audio_tokens for w in done),
         video_tokens=sum(w.video_tokens for w in done),
         media_bytes=sum(w.media_bytes for w in done),
+        with_previous=sum(bool(row.previous) for row in plan.rows if isinstance(row, RawClip)),
         largest_clip_bytes=max(w.largest_clip_bytes for w in done),
         rows=manifests.digest_of_rows(plan.digests),
         beside=beside,

@@ -115,6 +115,7 @@ def steps_of_epoch(
         measured = [measure(clip) for clip in window]
         yield from steps(measured, train.batch_clips, train.batch_tokens, seed * 10_007 + index)[skip:]
         skip = 0
+        del window, measured  # before the next one is taken: it would be held beside the two that are stated
 
 
 def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int) -> list[list[list[Measured]]]:

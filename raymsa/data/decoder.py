@@ -18,7 +18,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -139,13 +139,11 @@ class _Child(NamedTuple):
 
 
 class _Arena:
-    """Memory shared with the child, as large as one decoded clip can be; only what is used is ever taken."""
+    """Memory shared with the child, as large as one decoded clip can be."""
 
     def __init__(self, settings: MediaSettings, fd: int) -> None:
         self.frame_bytes = settings.max_frames * settings.max_pixels * 3
-        size = self.frame_bytes + 2 * int(settings.max_audio_s * SAMPLE_RATE)
-        os.ftruncate(fd, size)
-        self._map = mmap.mmap(fd, size)
+        self._map = mmap.mmap(fd, _arena_bytes(settings))
         self._bytes = np.frombuffer(self._map, np.uint8)
 
     def put(self, media: Media) -> None:
@@ -169,8 +167,7 @@ class _Arena:
 
 def _start(settings: MediaSettings, waiting: Callable[[], None]) -> _Child:
     ours, theirs = socketpair()
-    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a nameless file in memory
-    with tempfile.TemporaryFile(dir=shared) as file, theirs:
+    with _memory(_arena_bytes(settings)) as file, theirs:
         arena = _Arena(settings, file.fileno())
         fds = (theirs.fileno(), file.fileno())
         command = [sys.executable, "-m", "raymsa.data.decoder", *map(str, fds), settings.model_dump_json()]
@@ -186,6 +183,26 @@ def _start(settings: MediaSettings, waiting: Callable[[], None]) -> _Child:
         child.end()
         raise
     return child
+
+
+def _arena_bytes(settings: MediaSettings) -> int:
+    return settings.max_frames * settings.max_pixels * 3 + 2 * int(settings.max_audio_s * SAMPLE_RATE)
+
+
+def _memory(size: int) -> IO[bytes]:
+    """A nameless file in memory, or on disk where that is full, with its pages reserved: a write into a page that
+    cannot be had would end the child (SIGBUS), and the clip would be blamed. Raises OSError when neither has room."""
+    for folder in ("/dev/shm", None):  # noqa: S108 - a container may have 64 MB there
+        with contextlib.suppress(FileNotFoundError):
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return file
+            except OSError:
+                file.close()
+                if folder is None:
+                    raise
+    raise AssertionError("the temporary folder is there")
 
 
 def _megabytes(path: Path) -> float:

@@ -40,14 +40,21 @@ def finished(dataset: Layout, out: Path) -> Manifest | None:
     return there
 
 
-def check_rows(out: Path, there: Manifest, now: Digests) -> None:
-    """Raises DataError when the label file, or the files of its clips, are not those the shards were made from."""
+def check_rows(out: Path, there: Manifest, now: Digests, gone: set[str]) -> None:
+    """Raises DataError when the label file, or the files of its clips, are not those the shards were made from.
+
+    Clips whose file is `gone` are not compared: deleting what is in the shards already is no change.
+    """
     if not there.rows or there.rows == manifests.digest_of_rows(now):
         return
     text = (out / ROWS).read_text(encoding="utf-8") if ROWS in names(out) else ""
     rows = [(row[0], row[1]) for row in csv.reader(io.StringIO(text, newline="")) if len(row) == 2][1:]
+    before, after = ([row for row in some if row[0] not in gone] for some in (rows, now))
+    changes = row_changes(before, after)
+    if rows and not changes:
+        return
     raise DataError(
-        f"{out}: was prepared from other rows ({row_changes(rows, now) or 'they differ'}); "
+        f"{out}: was prepared from other rows ({changes or 'they differ'}); "
         "give another --out DIR, or delete the folder to prepare again"
     )
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from raymsa.clip import FRAMES_PER_TOKEN, MERGED_PATCH, Clip, from_row
 from raymsa.errors import DataError
-from raymsa.place import is_local, place
+from raymsa.place import is_local, place, reaching
 
 MEDIA = ("frames", "audio")  # the columns that are nearly all of a row
 AT_ONCE = 8  # files whose metadata is asked for at a time; far away each answer takes a while
@@ -81,7 +81,8 @@ def count(groups: Iterable[RowGroup]) -> int:
 def table(group: RowGroup) -> Any:
     """The wanted rows of a group as an arrow table. Raises DataError when the file is damaged or gone."""
     try:
-        return _opened(group.path).read_row_group(group.number).slice(group.first, group.rows)
+        with reaching("read", place(group.path)):
+            return _opened(group.path).read_row_group(group.number).slice(group.first, group.rows)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{group.path}: row group {group.number} cannot be read: {_line(error)}") from None
 
@@ -134,9 +135,12 @@ def mib(size: float) -> str:
 
 
 def _opened(path: str) -> Any:
-    """A shard file, opened: the one place where shards are opened for reading."""
+    """A shard file, opened: where a run opens shards."""
     file = place(path)
-    return pq.ParquetFile(path if is_local(file) else file.open("rb"))
+    if is_local(file):
+        return pq.ParquetFile(path)
+    with reaching("read", file):
+        return pq.ParquetFile(file.open("rb"))
 
 
 def _groups_of(path: str) -> list[RowGroup]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raymsa.errors import DataError
-from raymsa.place import fresh, states, write_at_once
+from raymsa.place import fresh, reaching, states, write_at_once
 from raymsa.target import Labels, Target, Task
 
 FORMAT = 2  # of this file and of the shards' schema; a reader refuses another one
@@ -54,6 +54,7 @@ class Manifest(_Entry):
     audio_tokens: int = Field(0, description="of all clips together; `video_tokens` alike")
     video_tokens: int = 0
     media_bytes: int = Field(0, description="frames and sound of all clips, uncompressed")
+    with_previous: int = Field(0, description="clips that have the words of others before them")
     largest_clip_bytes: int = Field(0, description="frames and sound of the largest clip, uncompressed")
     rows: str = Field("", description="digest of the label file's rows and their files' sizes; one by one in rows.csv")
     beside: dict[str, str] = Field({}, description="sha256 of the csv files beside the shards, by name")
@@ -93,7 +94,9 @@ def parse_and_compare(folder: Path) -> tuple[Manifest, bool]:
     """The same, and whether it is as it was written; true where it has no digest of its own, as older ones."""
     path = folder / FILE
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        with reaching("read", path):
+            text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
     except FileNotFoundError:
         raise DataError(
             f"{folder}: no prepared clips there ({FILE} is missing); make them with `raymsa prepare`"
@@ -102,13 +105,16 @@ def parse_and_compare(folder: Path) -> tuple[Manifest, bool]:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         given = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-        raise DataError(f"{path}: given format {given}; this raymsa reads format {FORMAT}; prepare the clips again")
+        raise DataError(
+            f"{path}: given format {given}; this raymsa reads format {FORMAT}; delete {folder} and prepare again"
+        )
     said = raw.pop("sha256", None)
     try:
         return Manifest.model_validate(raw), said in (None, _sha256(raw))
     except ValidationError as error:
         problem = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; prepare again") from None
+        where = ".".join(map(str, problem["loc"]))
+        raise DataError(f"{path}: {where}: {problem['msg']}; delete {folder} and prepare again") from None
 
 
 def write(folder: Path, manifest: Manifest) -> None:

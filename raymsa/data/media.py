@@ -56,6 +56,8 @@ def decode(path: Path, settings: MediaSettings) -> Media:
     try:
         with _open(path) as container:
             return _Reading(path, container, settings).media()
+    except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+        raise
     except BROKEN as error:
         sound = with_soundfile(path, settings.max_audio_s)
         if sound.audio_S is None:
@@ -131,6 +133,8 @@ class _Reading:
             for frame in self.sound.codec_context.decode(packet):
                 assert isinstance(frame, av.AudioFrame)
                 self.listener.hear(frame)
+        except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+            raise
         except BROKEN:
             return True
         return False
@@ -144,6 +148,8 @@ class _Reading:
         try:
             self._listen(None)
             sound = self.listener.sound()
+        except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+            raise
         except BROKEN as error:
             self.notes.append(f"sound: {_reason(error)}")
             return Sound(None, False)
@@ -159,6 +165,8 @@ class _Reading:
             return None
         try:
             frames_FHWC, broken = self._chosen(self.picture.codec_context)
+        except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+            raise
         except BROKEN as error:
             self.notes.append(f"picture: {_reason(error)}")
             return None
@@ -195,6 +203,8 @@ def _until_broken(packets: Iterator[av.Packet[Any]]) -> Iterator[av.Packet[Any]]
     """Packets up to the first that cannot be read: what a file cut in the middle still has."""
     try:
         yield from packets
+    except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+        raise
     except BROKEN:
         return
 

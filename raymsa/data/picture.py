@@ -167,6 +167,8 @@ class Chooser:
             return codec.decode(packet)
         except EOFError:
             return []
+        except MemoryError:  # ffmpeg counts it among its own errors; it is no fault of the stream
+            raise
         except BROKEN:
             self.broken += packet is not None
             return []

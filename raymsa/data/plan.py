@@ -64,9 +64,10 @@ def plan_shards(
     return Plan(rows, tasks, made_from)
 
 
-def row_digests(rows: list[RawClip | Reject], raw: Path) -> list[tuple[str, str]]:
-    """As `Plan.digests`, for rows that are not to be planned."""
-    return digests(rows, _files(rows, raw))
+def row_digests(rows: list[RawClip | Reject], raw: Path) -> tuple[list[tuple[str, str]], set[str]]:
+    """As `Plan.digests`, for rows that are not to be planned; and the ids of clips whose file is not there."""
+    files = _files(rows, raw)
+    return digests(rows, files), {r.id for r in rows if isinstance(r, RawClip) and _state(r, files) is None}
 
 
 def digests(rows: list[RawClip | Reject], files: dict[str, State | None]) -> list[tuple[str, str]]:

@@ -82,7 +82,7 @@ def _prepared(dataset: Layout, raw: Path, out: Path, say: Say) -> Manifest | Non
         return None
     rows = _labels_now(dataset, raw, say)
     if rows:
-        check_rows(out, there, row_digests(rows, raw))
+        check_rows(out, there, *row_digests(rows, raw))
     say(f"{out}: prepared already, {sum(there.counts.values())} clips; delete the folder to prepare again")
     return there
 
@@ -223,11 +223,11 @@ class _Execution:
     def under_way(self) -> dict[str, tuple[int, int]]:
         """Clips done and rejects, by shard."""
         import ray
-        from ray.exceptions import GetTimeoutError
+        from ray.exceptions import RayError
 
         try:
             return dict(ray.get(self._board.read.remote(), timeout=LOOK_S))
-        except GetTimeoutError:  # still starting
+        except RayError:  # it is still starting, or was killed: there is no progress to be shown
             return {}
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -24,7 +24,7 @@ from raymsa.data.groups import Clips, Plan, RowGroup, clips_of, count, largest_c
 from raymsa.data.groups import read as read
 from raymsa.errors import DataError
 
-READER_CPUS = 0.5  # logical: reading waits for the disk, and must fit beside Tune and Train on two cores
+READER_CPUS = 0.1  # logical: one reader for each run, beside the CPUs that `cluster.runs_at_once` gives to runs
 READERS = 2  # threads of a read task
 QUEUED = 2  # blocks that wait for the worker, in Ray Data and once more in the read task's own queue
 IN_FLIGHT = READERS + 2 * QUEUED + 2  # blocks at most: and one between the two queues, and one that the worker takes
@@ -92,28 +92,40 @@ class Streamed:
 
     def close(self) -> None:
         """End the execution: an early stop leaves clips unread, and their readers at work."""
-        with suppress(Exception):  # told already, by `of`
-            self._begun.result().end()
+        self._begun.add_done_callback(_end)  # it may not have begun: a model that does not load must not wait for it
         self._mark.unlink(missing_ok=True)
 
 
-def share(groups: list[RowGroup]) -> tuple[Shared | None, str]:
+def _end(begun: Future[_Execution]) -> None:
+    with suppress(Exception):  # told already, by `of`
+        begun.result().end()
+
+
+def share(groups: list[RowGroup], stop: Callable[[], bool] = lambda: False) -> tuple[Shared | None, str]:
     """The clips of the groups in the object store, for all runs of a job, if they fit; and a sentence that says why.
 
-    Raises DataError when a shard is damaged.
+    `stop` is asked after each part. Raises DataError when a shard is damaged.
     """
     import ray
 
     size, store = sum(group.bytes for group in groups), store_bytes()
     fact = f"{mib(size)} of clips, an object store of {mib(store)}"
-    if not groups or size > SHARE * store:
+    if not groups:
+        return None, "there are no clips to share"
+    if size > SHARE * store:
         return None, f"every run streams its clips: they are more than {SHARE:.0%} of the object store ({fact})"
     packs = list(packed(groups, SHARED_BYTES, TASK_GROUPS))
     tasks = [partial(_together, pack) for pack in packs]
     try:
         made = _Execution(tasks, 4 * max(SHARED_BYTES, largest_group([groups])), False)
+        refs = []
+        for ref in made.refs:
+            refs.append(ref)
+            if stop():
+                made.end()
+                return None, "stopped while the clips were read"
         name = f"raymsa-clips-{uuid.uuid4().hex}"
-        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, list(made.refs)))
+        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, refs))
         ray.get(holder.places.remote())
     except ray.exceptions.RayError as error:
         return None, f"every run streams its clips: sharing them failed ({' '.join(str(error).split())[:200]})"

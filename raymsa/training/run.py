@@ -57,6 +57,7 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     seed = work.spec.seeds[0]
     torch.manual_seed(seed)
     last = checkpoint.find(work.folder, "last")
+    _keep_to_the_data(work, last)
     position = checkpoint.position_of(last) if last else Position()
     aim = target(work.manifest, work.spec.dataset.task)
     plan = planned(work, position)
@@ -82,6 +83,18 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
     ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
     report({"memory_bytes": memory_bytes(device), **ended})
+
+
+def _keep_to_the_data(work: Work, last: Path | None) -> None:
+    """Raises DataError when a checkpoint is of other clips: going on would be training on a mixture."""
+    mark = work.folder / "data.txt"
+    before = mark.read_text(encoding="utf-8") if last and mark.exists() else work.manifest.digest
+    if before != work.manifest.digest:
+        raise DataError(
+            f"{work.shards}: holds data {work.manifest.digest}, but this run has seen data {before}; "
+            "submit the job anew, or put the shards back"
+        )
+    mark.write_text(work.manifest.digest, encoding="utf-8")
 
 
 class Planned(NamedTuple):
