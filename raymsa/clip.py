@@ -57,6 +57,16 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class Unlabelled(Reject):
+    """A row that was left out for its label alone: its words still stand before those of the clips after it."""
+
+    video_id: str
+    split: str
+    text: str
+    order: float
+
+
+@dataclass(frozen=True)
 class Clip:
     """One prepared clip: decoded, resized, resampled; what a shard row holds.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from raymsa.clip import Clip
-from raymsa.errors import NotFinished, UsageError
+from raymsa.errors import DataError, NotFinished, UsageError
 from raymsa.home import run_dir
 from raymsa.store import Store, queries
+from raymsa.target import NO_CLASS, Classes, Reading, Target
 
 WORDS_ALONE = "-"
 
@@ -19,13 +20,13 @@ def predict(
 ) -> list[dict[str, Any]]:
     """One row per path, in order: clip, score, text, parsed, in_range. `texts` has one for all or one for each.
 
-    `context` is what was said before, oldest first, the same for every clip. Raises NotFinished when the run has no
-    checkpoint, UsageError when it was trained without context, MediaError when a file cannot be decoded.
+    Where classes are predicted, `class` is the name, or None when the answer named none. `context` is what was said
+    before, oldest first, the same for every clip. Raises NotFinished when the run has no checkpoint, SpecError or
+    DataError when another raymsa made it, UsageError when it was trained without context, MediaError when a file cannot
+    be decoded.
     """
     run = queries.run(store, run_prefix)  # before torch: a misspelt run is answered at once
-    from raymsa.spec import JobSpec
-
-    spec = JobSpec.model_validate(run.spec)
+    spec = _spec(run)
     if context and not spec.inputs.context:
         raise UsageError(f"run {run.id} was trained without context (inputs.context: 0); leave --context out")
     import torch
@@ -40,9 +41,24 @@ def predict(
     said = zip(paths, _each(texts, len(paths)), strict=True)
     clips = [replace(_clip(path, text, spec), previous=context) for path, text in said]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = build(spec, checkpoint.target_of(best), device, best)
+    target = checkpoint.target_of(best)
+    student = build(spec, target, device, best)
     found = score(student, collate_for(student, spec), clips, spec.train.batch_tokens)
-    return [{"clip": path, **p.reading._asdict()} for path, p in zip(paths, found, strict=True)]
+    return [{"clip": path, **_answer(target, p.reading)} for path, p in zip(paths, found, strict=True)]
+
+
+def _spec(run: queries.RunRow) -> Any:
+    from raymsa.spec import check
+
+    if "task" not in run.spec["dataset"]:
+        raise DataError(f"run {run.id}: was made by an older raymsa, which had no `task`; train again")
+    return check(run.spec, f"run {run.id}")
+
+
+def _answer(target: Target, reading: Reading) -> dict[str, Any]:
+    if not isinstance(target, Classes):
+        return reading._asdict()
+    return {**reading._asdict(), "class": None if reading.score == NO_CLASS else target.say(reading.score)}
 
 
 def _each(texts: list[str], count: int) -> list[str]:

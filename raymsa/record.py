@@ -9,7 +9,7 @@ from raymsa.data.manifest import Manifest, target
 from raymsa.evaluation.metrics import CRITERIA, constant_scores, measure
 from raymsa.home import run_dir
 from raymsa.store import Store, queries, records
-from raymsa.target import Target, task_of
+from raymsa.target import Classes, Target, task_of
 from raymsa.training.predictions import read_predictions
 
 FACTS = ("trainable_parameters", "steps_total")  # known when a run begins
@@ -84,7 +84,7 @@ def name_of(run_id: str) -> str:
 def _metrics(aim: Target, rows: list[dict[str, Any]]) -> dict[str, float]:
     score, label = [r["score"] for r in rows], [r["label"] for r in rows]
     floor = constant_scores(aim.profile, aim.constant, label)
-    shares = {"out_of_range": _share(rows, "in_range")}
+    shares = {} if isinstance(aim, Classes) else {"out_of_range": _share(rows, "in_range")}
     if any(r["text"] is not None for r in rows):
         shares["unparsable"] = _share(rows, "parsed")
     return {**measure(aim.profile, score, label), **{f"constant_{k}": v for k, v in floor.items()}, **shares}

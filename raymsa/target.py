@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 NO_CLASS = -1.0  # the class of an answer that names none: it is wrong, whatever the label
+BEFORE_TASKS = ("low", "high", "metrics")  # fields of a dataset in stores that are older than the task block
 Language = Literal["en", "zh"]
 PROMPTS: dict[tuple[str, Language], str] = {
     ("regression", "en"): "{text}\nHow does the speaker feel about the subject, from {low} (very negative) to {high} "
@@ -290,6 +291,8 @@ Task = Annotated[Regression | Classification, Field(discriminator="kind")]
 
 
 def task_of(spec: Mapping[str, Any]) -> Regression | Classification:
-    """The task of a run or job as the store keeps its spec."""
-    task: Regression | Classification = TypeAdapter(Task).validate_python(spec["dataset"]["task"])
+    """The task of a run or job as the store keeps its spec; before there was a task, its fields were the dataset's."""
+    dataset = spec["dataset"]
+    old = {"kind": "regression", **{name: dataset[name] for name in BEFORE_TASKS if name in dataset}}
+    task: Regression | Classification = TypeAdapter(Task).validate_python(dataset.get("task") or old)
     return task

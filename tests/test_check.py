@@ -11,7 +11,9 @@ from click.testing import CliRunner
 
 from raymsa.cli import main
 from raymsa.data.check import check, media_files
+from raymsa.data.prepare import prepare
 from raymsa.datasets.cmu import Cmu
+from raymsa.datasets.folder import ENDINGS
 from raymsa.datasets.synthetic import Synthetic
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError
@@ -166,6 +168,21 @@ def test_an_unusable_folder_is_one_line_as_for_prepare(file, tmp_path):
     result = call(file, "--raw", tmp_path / "nowhere")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "no such folder" in result.stderr and "your table" in result.stderr
+
+
+def test_both_commands_say_in_the_same_words_how_to_name_another_folder(raw):
+    said = []
+    for prepared in (check, lambda dataset, raw: prepare(dataset, raw, raw / "out", print)):
+        with pytest.raises(DataError) as caught:
+            prepared(MINE, raw / "nowhere")
+        said.append(str(caught.value))
+    assert said[0] == said[1] and said[0].endswith("; give it with --raw DIR (or dataset.raw in a job)")
+
+
+def test_every_media_ending_that_a_layout_finds_is_known_here_too(tmp_path):
+    for ending in ENDINGS:
+        (tmp_path / f"x{ending}").touch()
+    assert media_files(tmp_path) == {f"x{ending}" for ending in ENDINGS} >= {"x.ts", "x.3gp", "x.aiff"}
 
 
 def test_nothing_is_written(file, raw, tmp_path):

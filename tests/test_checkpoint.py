@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from raymsa.data.collate import Collate
+from raymsa.errors import DataError
 from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import InputsSpec, LoraSpec, ModelSpec, TrainSpec
@@ -156,6 +157,15 @@ def test_position_and_scale_come_back_as_they_were(saved):
 def test_a_run_that_never_had_a_best_epoch_comes_back_as_well(student, tmp_path):
     folder = checkpoint.save(tmp_path, "last", student, Position(step=1), None)
     assert checkpoint.position_of(folder) == Position(step=1)  # best_valid_error is infinite
+
+
+@pytest.mark.parametrize("read", [checkpoint.position_of, checkpoint.target_of])
+@pytest.mark.parametrize("key", ["scale", "target"])
+def test_a_checkpoint_of_an_older_raymsa_is_one_line(tmp_path, read, key):
+    scale = {"low": -3, "high": 3, "mean": 0, "sd": 1, "middle": 0}
+    (tmp_path / "state.json").write_text(json.dumps({"position": {"best_valid_mae": 0.5}, key: scale}))
+    with pytest.raises(DataError, match=r"was written by an older raymsa; train again$"):
+        read(tmp_path)
 
 
 def test_the_optimizer_goes_on_where_it_stopped(student, optimizer, saved):

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymsa.clip import RawClip
+from raymsa.data.plan import row_changes, row_digests
+from raymsa.data.stats import by_reason
 from raymsa.datasets.base import with_previous
 from raymsa.datasets.ch_sims import ChSims
 from raymsa.datasets.cherma import Cherma
@@ -102,6 +104,37 @@ def test_a_video_with_one_clip_that_has_no_number_is_in_the_order_of_the_file(tm
     assert orders == [0, 1, 2, 3, 2, 1]
 
 
+def test_words_of_a_row_that_was_left_out_for_its_label_stand_before_the_next_clips(tmp_path):
+    rows = [("1", "one", "1"), ("2", "two", "bad"), ("3", "three", "9"), ("4", "four", "0")]
+    write_labels(tmp_path, *(mmsa_row("a", clip, text, label, "train") for clip, text, label in rows))
+    first, bad, outside, last = with_previous(list(Cmu(name="mosi").clips(tmp_path)))
+    assert (first.previous, last.previous) == ((), ("one", "two", "three"))
+    assert [bad.reason, outside.reason] == ["label 'bad' is not a number", "label 9 is outside [-3, 3]"]
+
+
+def test_other_words_of_a_row_that_was_left_out_for_its_label_are_a_change(tmp_path):
+    digests = []
+    for said in ("two", "2"):
+        write_labels(tmp_path, mmsa_row("a", "1", said, "bad", "train"), mmsa_row("a", "2", "x", "1", "train"))
+        digests.append(row_digests(list(Cmu(name="mosi").clips(tmp_path)), tmp_path))
+    assert row_changes(*digests) == "1 changed"
+
+
+def test_rows_left_out_for_another_reason_say_nothing_to_the_next_clips(tmp_path):
+    rows = [("1", "one", "bad", "tset"), ("2", "two", "bad", "valid"), ("3", "three", "1", "train")]
+    write_labels(tmp_path, *(mmsa_row("a", *row) for row in rows))
+    assert with_previous(list(Cmu(name="mosi").clips(tmp_path)))[-1].previous == ()
+
+
+def test_rows_without_words_in_label_file_and_transcript_are_counted_as_one(tmp_path):
+    write_labels(
+        tmp_path, *(mmsa_row(v, c, "", "1", "train") for v, c in [("-a", "1"), ("b", "x2")]), columns=WITHOUT_TEXT
+    )
+    touch(tmp_path, "Raw/Transcript/Segmented/b.txt")
+    reasons = [row.reason for row in Cmu(name="mosi").clips(tmp_path)]
+    assert by_reason(reasons) == {"no words: neither label.csv nor the transcript of … has clip …": 2}
+
+
 # CH-SIMS
 
 
@@ -120,6 +153,14 @@ def test_a_score_of_one_modality_alone_can_be_the_task(tmp_path):
     task = {"kind": "regression", "low": -1, "high": 1, "metrics": "sims", "target": "label_T"}
     clip, without = ChSims(name="sims", task=task).clips(tmp_path)
     assert clip.label == -0.6 and "label '' is not a number" in without.reason
+
+
+@pytest.mark.parametrize("task", [{"target": "label_T"}, {}, {"metrics": "sims"}])
+def test_a_task_that_says_less_still_has_the_scores_of_sims(task):
+    full = ChSims(name="sims", task={"kind": "regression", **task}).task
+    assert (full.low, full.high, full.metrics, full.target) == (-1, 1, "sims", task.get("target"))
+    assert ChSims(name="sims", task={"kind": "regression", "low": 0}).task.low == 0
+    assert ChSims(name="sims", task={"kind": "classification", "classes": ["a", "b"]}).task.classes == ("a", "b")
 
 
 # MELD

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from raymsa.cli import main
 from raymsa.clip import SAMPLE_RATE, SHARD_SCHEMA, Clip, to_row
@@ -26,7 +28,9 @@ from raymsa.data.columns import find
 from raymsa.data.stats import by_reason, label_summary, stats, tokenizer_of
 from raymsa.data.verify import verify
 from raymsa.errors import DataError, NotFound
+from raymsa.plan import shards_of
 from raymsa.report.clip_page import heat, mel, page, png, wav, waveform
+from raymsa.spec import load_dataset
 from raymsa.target import Classification, Labels, Regression
 from tests.clips import clip
 
@@ -66,10 +70,12 @@ def write_shards(folder: Path, clips: list[Clip], per_file: int = 10, checksums:
     (folder / "notes.csv").write_text("id,note\nc1,sound: 3 packets could not be decoded\n")
     counts = {split: sum(c.split == split for c in clips) for split in ("train", "valid", "test")}
     none = dict.fromkeys(counts, 0)
+    about = {"name": "mine", "task": {"kind": "regression", "low": -3, "high": 3}, "language": "zh", **settings}
+    beside = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("rejects.csv", "notes.csv")}
     manifest = manifests.Manifest(
-        name="mine", digest="abc", counts=counts, without_sound=none, without_picture=none, cut_sound=2, damaged=1,
-        rejects=3, labels=Labels(0, 1, 0), versions=manifests.versions(), files=tuple(files),
-        settings={"name": "mine", "task": {"kind": "regression", "low": -3, "high": 3}, "language": "zh", **settings},
+        name="mine", digest=manifests.digest_of(tuple(files), manifests.shaping(about)), counts=counts,
+        without_sound=none, without_picture=none, cut_sound=2, damaged=1, rejects=3, labels=Labels(0, 1, 0),
+        versions=manifests.versions(), files=tuple(files), settings=about, beside=beside,
     )  # fmt: skip
     manifests.write(folder, manifest)
     return folder
@@ -134,6 +140,20 @@ def test_reasons_that_differ_in_numbers_and_names_only_are_one():
     assert by_reason(reasons) == {"label … is outside [-3, 3]": 2, "missing file": 1, "split 'x' is none": 1}
 
 
+PARTS = st.sampled_from(["x ", "…", "5", "-1.5", "'a'", "'…'", '"', "'", "\0", " is"])
+
+
+@given(st.lists(st.lists(PARTS, max_size=5).map("".join)))
+@example(["x 5", "x …"])
+@example(["x 5", "x 6", "x …", "x \0"])
+def test_no_reason_is_lost_whatever_stands_in_it(reasons):
+    counts = by_reason(reasons)
+    assert sum(counts.values()) == len(reasons)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    for reason in reasons:
+        assert by_reason([reason]) == {reason: 1}
+
+
 def test_what_was_left_out_or_kept_with_less_is_counted_by_reason(shards):
     found = stats(shards)
     assert (found.rejects, found.damaged, found.cut_sound) == (3, 1, 2)
@@ -163,6 +183,28 @@ def test_a_dataset_file_stands_for_its_shards(shards, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(f"kind: table\nname: mine\nshards: {shards}\n")
     assert json.loads(call("stats", file, "--json").stdout)["folder"] == str(shards)
+
+
+def test_a_dataset_or_job_file_finds_its_shards_by_the_same_words_as_prepare(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
+    file, raw = tmp_path / "mine.yaml", tmp_path / "raw"
+    file.write_text("kind: table\nname: mine\nraw: elsewhere\n")
+    there = shards_of(load_dataset(file, [f"raw={raw}", "media.max_frames=8"]))
+    write_shards(there, many(2))
+    for words in (
+        ["--raw", raw, "--set", "media.max_frames=8"],
+        ["--set", f"raw={raw}", "--set", "media.max_frames=8"],
+    ):
+        assert json.loads(call("stats", file, "--json", *words).stdout)["folder"] == str(there)
+        assert call("verify", file, *words).exit_code == 0
+        assert call("show", file, "c01", "--out", tmp_path / "x.html", *words).exit_code == 0
+    assert call("stats", file).exit_code == 2
+    job = tmp_path / "job.yaml"
+    job.write_text("name: j\ndataset: mine.yaml\nmodel: {path: tiny}\nreadout: {kind: disc}\n")
+    words = ["--raw", raw, "--set", "dataset.media.max_frames=8"]
+    assert json.loads(call("stats", job, "--json", *words).stdout)["folder"] == str(there)
+    refused = call("verify", there, "--raw", raw)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1) and "is taken for a folder" in refused.stderr
 
 
 def test_stats_read_no_frames(shards, tmp_path):
@@ -365,6 +407,20 @@ def test_clips_that_can_be_used_are_exported_for_ms_swift(dataset_file, tmp_path
     assert again.exit_code == 2 and "there already" in again.stderr
 
 
+def test_an_export_can_change_a_field_of_its_file(dataset_file, tmp_path):
+    words = (
+        "--set",
+        f"raw={tmp_path / 'raw'}",
+        "--set",
+        "task={kind: regression, low: 0}",
+        "--to",
+        tmp_path / "out",
+        "--json",
+    )
+    result = call("export", dataset_file, *words)
+    assert json.loads(result.stdout)["clips"] == {"train": 1, "valid": 0, "test": 0}, result.stderr
+
+
 def test_an_export_of_nothing_or_to_nowhere_is_one_line(dataset_file, tmp_path):
     raw = tmp_path / "raw"
     result = call("export", dataset_file, "--raw", raw, "--to", raw / "a.mp4" / "out")
@@ -442,6 +498,37 @@ def test_missing_truncated_and_surplus_files_are_named(tmp_path):
     assert problems["train-00000.parquet"] == "is missing (4 clips)"
     assert re.fullmatch(r"has [\d,]+ bytes, [\d,]+ were written \(4 clips\)", problems["train-00001.parquet"])
     assert problems["train-00009.parquet"] == "manifest.json does not know it"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"rejects": 3', '"rejects": 2', "says other things than were written"),
+        ('"high": 3', '"high": 4', "says other things than were written"),
+        (r'"sha256": "\w+"\n}', '"rejects": 3\n}', None),
+        (
+            r'"digest": "\w+"((?s:.*)),\s*"sha256": "\w+"\n}',
+            r'"digest": "0"\1}',
+            "says data 0, but its files and settings",
+        ),
+    ],
+    ids=["count", "setting", "an older one", "older, other digest"],
+)
+def test_a_manifest_that_was_changed_is_found(shard, old, new, problem):
+    path = shard / "manifest.json"
+    text, times = re.subn(old, new, path.read_text())
+    assert times == 1
+    path.write_text(text)
+    assert [(f.file, problem and f.problem.startswith(problem)) for f in verify(shard).findings] == (
+        [("manifest.json", True)] if problem else []
+    )
+
+
+def test_changed_and_missing_files_beside_the_shards_are_named(shard):
+    (shard / "rejects.csv").write_text("id,media,reason\n")
+    (shard / "notes.csv").unlink()
+    problems = {finding.file: finding.problem for finding in verify(shard).findings}
+    assert problems == {"rejects.csv": "holds other bytes than were written", "notes.csv": "is missing"}
 
 
 def test_stats_of_a_damaged_shard_point_to_verify(shard):

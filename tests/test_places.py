@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from fsspec.spec import AbstractFileSystem
 
+from raymsa.cli import main
 from raymsa.clip import from_row
 from raymsa.data import manifest as manifests
 from raymsa.data.decoder import Decoder
@@ -84,6 +88,26 @@ def test_a_datasets_addresses_reach_the_driver_unharmed():
     far = Table(name="far", raw="memory://b/raw", shards="memory://b/shards")
     assert str(raw_of(far)) == "memory://b/raw" and str(shards_of(far)) == "memory://b/shards"
     assert is_local(shards_of(far.model_copy(update={"shards": None})))
+
+
+class Gone(AbstractFileSystem):
+    """A file system whose machine does not answer."""
+
+    protocol = "gone"
+
+    def exists(self, path, **options):
+        raise ConnectionError("nobody answers")
+
+
+@pytest.mark.filterwarnings("ignore:UPath 'gone'")
+@pytest.mark.parametrize("words", [["data", "stats"], ["data", "verify"], ["prepare", "FILE", "--check-only", "--raw"]])
+def test_an_address_that_does_not_answer_is_one_line(tmp_path, words):
+    fsspec.register_implementation("gone", Gone, clobber=True)
+    file = tmp_path / "few.yaml"
+    file.write_text("kind: table\nname: few\n")
+    given = [str(file) if word == "FILE" else word for word in words]
+    result = CliRunner().invoke(main, [*given, "gone://there/folder"], prog_name="raymsa")
+    assert (result.exit_code, result.stderr) == (2, "error: gone://there/folder: cannot be reached: nobody answers\n")
 
 
 @pytest.mark.parametrize("text", ["s3:/bucket/folder", "s3://", "file:/tmp/x", "S3:/b"])

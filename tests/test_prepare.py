@@ -14,11 +14,13 @@ import pytest
 
 from raymsa.clip import SHARD_SCHEMA, RawClip, from_row
 from raymsa.data import manifest as manifests
+from raymsa.data.account import account
 from raymsa.data.decoder import Decoder
 from raymsa.data.media import decode
 from raymsa.data.plan import SHARD_BYTES, most_bytes, plan_shards
 from raymsa.data.prepare import prepare
 from raymsa.data.shardfile import PARTS, kept, write_shard
+from raymsa.data.verify import verify
 from raymsa.datasets.base import MediaSettings
 from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
@@ -273,6 +275,18 @@ def test_a_shard_is_kept_only_as_long_as_nothing_it_was_made_from_has_changed(ra
     assert kept(plan(copy, tmp_path / "out")) == {}
     (tmp_path / "out" / task.name).write_bytes(b"short")
     assert kept(tasks) == {}
+
+
+def test_all_that_a_prepare_leaves_is_held_against_its_manifest(raw, tmp_path, decoder):
+    (tmp_path / PARTS).mkdir()
+    planned = plan_shards(list(MIXED.clips(raw)), raw, tmp_path, MIXED.media)
+    account(MIXED, raw, tmp_path, planned, [write_shard(task, decoder) for task in planned.tasks])
+    assert verify(tmp_path).findings == []
+    tables = ["rejects.csv", "notes.csv", "rows.csv"]
+    for name in tables:
+        with (tmp_path / name).open("a") as file:
+            file.write("one,more\n")
+    assert [finding.file for finding in verify(tmp_path).findings] == tables
 
 
 def test_a_disk_that_takes_no_more_leaves_no_half_file(raw, tmp_path):

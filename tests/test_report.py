@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from raymsa.report.results import Results, as_json, results
 from raymsa.report.tables import render
 from raymsa.store import Store, records
 
+SCORE = {"kind": "regression"}
+CLASSES = {"kind": "classification", "classes": ["sad", "happy"]}
 LABEL = [-2.0, -0.4, 0.0, 0.6, 1.8, 2.4]
 
 
@@ -25,8 +28,10 @@ def store(tmp_path: Path) -> Any:
         yield opened
 
 
-def submit(store: Store, seeds: list[int], variants: dict[str, Any] | None = None, search: Any = None) -> str:
-    spec = {"name": "mosi", "dataset": {"task": {"kind": "regression"}}, "readout": {"kind": "disc"}, "seeds": seeds}
+def submit(
+    store: Store, seeds: list[int], variants: dict[str, Any] | None = None, search: Any = None, task: Any = SCORE
+) -> str:
+    spec = {"name": "mosi", "dataset": {"task": task}, "readout": {"kind": "disc"}, "seeds": seeds}
     spec |= {"variants": variants or {}, "search": search}
     return put(store, "mosi", spec, [NewTask("run", {})], submitted_by="me", folder="/", git_commit=None)
 
@@ -149,6 +154,34 @@ def test_a_metric_younger_than_the_run_comes_from_its_predictions(
     found = results(store, job_id)
     assert "worst" in found.metrics
     assert found.rows[0].test["worst"].mean == pytest.approx(0.5)
+
+
+def finish_class(store: Store, run_id: str, valid_f1: float, clips: int = 3) -> None:
+    answers = [
+        {"split": "test", "clip_id": str(i), "label": 1.0, "score": 0.0, "parsed": True, "in_range": True}
+        for i in range(clips)
+    ]
+    records.finish_run(store, run_id, {"valid_error": 1 - valid_f1}, {"valid": {"f1": valid_f1}}, answers)
+
+
+def test_confusions_are_of_all_runs_of_a_variant_that_have_test_clips(store: Store) -> None:
+    job_id = submit(store, [1, 2], variants={"one": {}, "two": {}, "none": {}}, task=CLASSES)
+    for variant, seed, clips in [("one", 1, 3), ("two", 1, 3), ("two", 2, 3), ("none", 1, 0)]:
+        finish_class(store, enter(store, job_id, variant, seed), 0.5, clips)
+    found = results(store, job_id)
+    counts = {row.variant: row.confusion for row in found.rows}
+    assert counts == {"one": ((0, 0, 0), (3, 0, 0)), "two": ((0, 0, 0), (6, 0, 0)), "none": None}
+    words = " ".join(printed(found).split())  # a title is as wide as its table
+    assert re.search(r"one: [^:]* \(columns\), 1 run (?!together)", words)
+    assert re.search(r"two: [^:]* \(columns\), 2 runs together", words)
+
+
+def test_of_a_search_the_best_setting_alone_has_its_confusion(store: Store) -> None:
+    job_id = submit(store, [1], search={"trials": 2}, task=CLASSES)
+    finish_class(store, enter(store, job_id, "disc", 1, group="aaaaaaaa"), 0.4)
+    finish_class(store, enter(store, job_id, "disc", 1, group="bbbbbbbb"), 0.8)
+    rows = results(store, job_id).rows
+    assert [(row.variant, row.confusion is None) for row in rows] == [("disc bbbbbb", False), ("disc aaaaaa", True)]
 
 
 def test_settings_of_a_search_are_not_averaged_with_each_other(store: Store) -> None:

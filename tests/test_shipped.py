@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -109,7 +110,12 @@ def test_the_text_only_job_differs_from_the_main_one_in_what_it_reads() -> None:
     full, text = (load_job(ROOT / f"jobs/mosi_{kind}.yaml").model_dump() for kind in ("disc", "text_only"))
     assert {key for key in full if full[key] != text[key]} == {"name", "inputs", "dataset"}
     assert text["inputs"]["modalities"] == ("text",)
-    assert text["dataset"]["media_dir"] is None
+    assert text["dataset"] == {**full["dataset"], "media_dir": None}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/prompts").iterdir()), ids=lambda path: path.name)
+def test_no_prompt_speaks_of_streams_that_a_variant_may_leave_out(path: Path) -> None:
+    assert not re.search("voice|face|语音|表情", path.read_text(encoding="utf-8"))
 
 
 # The pages
@@ -150,9 +156,12 @@ def test_the_readmes_two_commands_stand_there_to_be_copied(command: str) -> None
 
 
 def help_of(command: str) -> str:
-    result = CliRunner().invoke(main, [command, "--help"], prog_name="raymsa")
-    assert result.exit_code == 0, result.output
-    return result.output
+    """The help page of a command, and those of the commands inside it."""
+    inside = getattr(main.get_command(click.Context(main), command), "commands", {})
+    pages = [[command], *([command, name] for name in inside)]
+    results = [CliRunner().invoke(main, [*words, "--help"], prog_name="raymsa") for words in pages]
+    assert all(result.exit_code == 0 for result in results), results
+    return "".join(result.output for result in results)
 
 
 @pytest.mark.parametrize("page", [README, CLUSTER], ids=["README", "cluster"])

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from raymsa.target import NO_CLASS, Classes, Classification, Labels, Regression, Scale, from_plain, plain
+from raymsa.target import (
+    NO_CLASS,
+    Classes,
+    Classification,
+    Labels,
+    Regression,
+    Scale,
+    from_plain,
+    plain,
+    task_of,
+)
 
 EMOTIONS = ("neutral", "joy", "Sadness")
 COUNTS = (6, 3, 1)
@@ -20,6 +30,12 @@ def test_a_score_is_a_number_in_its_range():
     for text, words in [("", "not a number"), ("nan", "finite"), ("inf", "finite"), ("3.2", r"outside \[-3, 3\]")]:
         with pytest.raises(ValueError, match=words):
             Regression().label(text)
+
+
+def test_a_spec_from_before_there_were_tasks_is_a_score_in_its_range():
+    assert task_of({"dataset": {"low": -1, "high": 1, "metrics": "sims"}}) == Regression(low=-1, high=1, metrics="sims")
+    assert task_of({"dataset": {"kind": "cmu"}}) == Regression()
+    assert task_of({"dataset": {"low": -1, "task": {"kind": "regression", "low": -2}}}) == Regression(low=-2)
 
 
 def test_a_class_is_known_by_its_name_in_any_case():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,4 +72,10 @@ def predict_command(
         return
     for row in rows:
         said = f"  said {row['text']!r}" if row["text"] is not None else ""
-        click.echo(f"{row['clip']}\t{row['score']:+.4f}{said}")
+        click.echo(f"{row['clip']}\t{_answer(row)}{said}")
+
+
+def _answer(row: dict[str, Any]) -> str:
+    if "class" in row:
+        return row["class"] or "no class"
+    return f"{row['score']:+.4f}{'' if row['parsed'] else ' (unparsable)'}"

@@ -12,18 +12,23 @@ from rich.table import Table
 
 from raymsa.cli.base import json_option, main, print_json, say
 from raymsa.cli.show import console
-from raymsa.errors import DataError, RaymsaError
-from raymsa.place import place
+from raymsa.errors import DataError, RaymsaError, UsageError
+from raymsa.place import absolute, check, place
 
 if TYPE_CHECKING:
     from raymsa.data.check import Check
     from raymsa.data.stats import Stats
     from raymsa.data.verify import Finding
+    from raymsa.datasets.base import Layout
 
 BAR = 30  # characters of the longest bar of a histogram
 CLIPS_SHOWN = 40  # ids of damaged clips on the screen; --json has all
 # Ids of MOSI begin with a dash: what is no option is an argument, and no short option (-h) may be found in one.
 DASHES = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+RAW = click.option("--raw", help="Folder with the raw clips, or an address [default: the file's `raw`].")
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Change a field of the file, as for prepare."
+)
 MODEL = click.option(
     "--model", metavar="MODEL", help="Folder, hub id or tiny: count the words in the tokens of its tokenizer."
 )
@@ -31,18 +36,20 @@ MODEL = click.option(
 
 @main.group("data", short_help="Look at data: stats, show, verify, export.")
 def data_command() -> None:
-    """Look at data. SHARDS is a folder of shards, or a dataset file whose shards are in their usual place."""
+    """Look at data. SHARDS is a folder of shards, or a dataset or job file whose shards are in their usual place."""
 
 
 @data_command.command("stats", short_help="What is in it, in numbers.")
 @click.argument("shards")
+@RAW
+@SET
 @MODEL
 @json_option
-def stats_command(shards: str, model: str | None, as_json: bool) -> None:
+def stats_command(shards: str, raw: str | None, overrides: tuple[str, ...], model: str | None, as_json: bool) -> None:
     """Clips, hours, tokens, lengths, labels and rejects of SHARDS, per split. No frame or sound is read."""
     from raymsa.data.stats import stats, tokenizer_of
 
-    folder = shards_folder(shards)
+    folder = shards_folder(shards, raw, overrides)
     found = stats(folder, tokenizer_of(model) if model else None)
     if as_json:
         print_json(asdict(found))
@@ -64,9 +71,13 @@ def stats_command(shards: str, model: str | None, as_json: bool) -> None:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The page to write (.html)."
 )
+@RAW
+@SET
 @MODEL
 @json_option
-def show_command(shards: str, clip: str, out: Path, model: str | None, as_json: bool) -> None:
+def show_command(
+    shards: str, clip: str, out: Path, raw: str | None, overrides: tuple[str, ...], model: str | None, as_json: bool
+) -> None:
     """Write a page with all that SHARDS hold of one CLIP: frames, sound, words, labels and what they cost in tokens.
 
     CLIP is an id or the beginning of one that only one clip has. The page needs no network.
@@ -76,7 +87,7 @@ def show_command(shards: str, clip: str, out: Path, model: str | None, as_json: 
     from raymsa.data.stats import counted, tokenizer_of
     from raymsa.report.clip_page import mel, page
 
-    folder = shards_folder(shards)
+    folder = shards_folder(shards, raw, overrides)
     manifest = manifests.read(folder)
     found = find(folder, manifest, clip)
     tokens = counted(tokenizer_of(model), [found.text])[0] if model else None
@@ -95,12 +106,14 @@ def show_command(shards: str, clip: str, out: Path, model: str | None, as_json: 
 
 @data_command.command("verify", short_help="Is every byte as it was written?")
 @click.argument("shards")
+@RAW
+@SET
 @json_option
-def verify_command(shards: str, as_json: bool) -> None:
+def verify_command(shards: str, raw: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Hold every file of SHARDS against the digests of its manifest; names what is damaged, and which clips."""
     from raymsa.data.verify import verify
 
-    folder = shards_folder(shards)
+    folder = shards_folder(shards, raw, overrides)
     found = verify(folder)
     size = f"{found.files:,} shards, {found.clips:,} clips, {found.bytes / 1e6:,.1f} MB"
     if as_json:
@@ -120,9 +133,10 @@ def verify_command(shards: str, as_json: bool) -> None:
 @click.option(
     "--to", "out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to."
 )
-@click.option("--raw", help="Folder with the raw clips [default: the file's `raw`].")
+@RAW
+@SET
 @json_option
-def export_command(file: Path, out: Path, raw: str | None, as_json: bool) -> None:
+def export_command(file: Path, out: Path, raw: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Write the clips of a dataset FILE as ms-swift's train.jsonl, val.jsonl and test.jsonl, with their `label`.
 
     Media stay where they are and are named by their paths. Rows that cannot be used, or whose file is missing or
@@ -133,8 +147,7 @@ def export_command(file: Path, out: Path, raw: str | None, as_json: bool) -> Non
     from raymsa.plan import raw_of
     from raymsa.spec import load_dataset
 
-    dataset = load_dataset(file)
-    folder = raw_of(dataset if raw is None else dataset.model_copy(update={"raw": raw}))
+    folder = raw_of(dataset := _at(load_dataset(file, list(overrides)), raw))
     rows, clips = usable(dataset, folder)
     if not clips:
         raise RaymsaError(f"{folder}: no clip would be left of {rows:,} rows")
@@ -166,15 +179,37 @@ def show_check(dataset: Any, raw: Path, as_json: bool) -> None:
     say(f"{found.clips:,} of {found.rows:,} rows can be prepared; no file was decoded")
 
 
-def shards_folder(given: str) -> Path:
-    """The folder that SHARDS stands for: itself, or where the shards of a dataset file are."""
+def shards_folder(given: str, raw: str | None = None, overrides: tuple[str, ...] = ()) -> Path:
+    """The folder that SHARDS stands for: itself, or where the shards of a dataset or job file are.
+
+    Raises DataError when it lies at an address that cannot be reached.
+    """
     path = Path(given).expanduser()
     if path.suffix.lower() in (".yaml", ".yml") and not path.is_dir():
         from raymsa.plan import shards_of
-        from raymsa.spec import load_dataset
 
-        return shards_of(load_dataset(path))
-    return place(given)
+        folder = shards_of(_at(_dataset(path, list(overrides)), raw))
+    elif raw is not None or overrides:
+        raise UsageError(f"--raw and --set are for a dataset or job file; {given} is taken for a folder of shards")
+    else:
+        folder = place(given)
+    check(folder)
+    return folder
+
+
+def _dataset(path: Path, overrides: list[str]) -> Layout:
+    """The dataset of a dataset file, or of a job file."""
+    from raymsa.spec import load_dataset, load_job
+    from raymsa.yamlfile import read_mapping
+
+    if {"model", "base"} & read_mapping(path).keys():
+        return load_job(path, overrides).dataset  # type: ignore[no-any-return]
+    return load_dataset(path, overrides)
+
+
+def _at(dataset: Layout, raw: str | None) -> Layout:
+    """The dataset with its raw clips elsewhere."""
+    return dataset if raw is None else dataset.model_copy(update={"raw": absolute(raw)})
 
 
 def _label(settings: dict[str, Any], label: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +22,21 @@ from raymsa.target import Labels
 def account(dataset: Layout, raw: Path, out: Path, plan: Plan, done: list[Written]) -> Manifest:
     """Write the files. Raises DataError when no clip is left."""
     rejects = _all_rejects(plan.rows, done)
-    write_at_once(out / REJECTS, as_csv(("id", "media", "reason"), [(r.id, r.media, r.reason) for r in rejects]))
+    texts = {REJECTS: as_csv(("id", "media", "reason"), [(r.id, r.media, r.reason) for r in rejects])}
     notes = [note for written in done for note in sorted({*written.missing, *written.damaged})]
     if notes:
-        write_at_once(out / NOTES, as_csv(("id", "note"), notes))
+        texts[NOTES] = as_csv(("id", "note"), notes)
     elif NOTES in names(out):  # of a call before this one, which did not come to its end
         (out / NOTES).unlink()
-    if not any(written.rows for written in done):
+    anything_left = any(written.rows for written in done)
+    if anything_left:
+        texts[ROWS] = as_csv(("id", "digest"), plan.digests)
+    for name, text in texts.items():
+        write_at_once(out / name, text)
+    if not anything_left:
         raise DataError(_nothing_left(raw, out, rejects))
-    write_at_once(out / ROWS, as_csv(("id", "digest"), plan.digests))
-    made = _manifest(dataset, plan, done, rejects)
+    beside = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    made = _manifest(dataset, plan, done, rejects, beside)
     drop_strays(out, made)
     manifests.write(out, made)
     return made
@@ -65,7 +71,9 @@ def _all_rejects(rows: list[RawClip | Reject], done: list[Written]) -> list[Reje
     return [reject for reject in found if reject]
 
 
-def _manifest(dataset: Layout, plan: Plan, done: list[Written], rejects: list[Reject]) -> Manifest:
+def _manifest(
+    dataset: Layout, plan: Plan, done: list[Written], rejects: list[Reject], beside: dict[str, str]
+) -> Manifest:
     files = tuple(
         ShardFile(name=w.name, split=w.split, rows=w.rows, bytes=w.bytes, sha256=w.sha256) for w in done if w.rows
     )
@@ -86,6 +94,7 @@ def _manifest(dataset: Layout, plan: Plan, done: list[Written], rejects: list[Re
         with_previous=sum(bool(row.previous) for row in plan.rows if isinstance(row, RawClip)),
         largest_clip_bytes=max(w.largest_clip_bytes for w in done),
         rows=manifests.digest_of_rows(plan.digests),
+        beside=beside,
         labels=_labels(dataset, plan.rows, {reject.id for w in done for reject in w.rejects}),
         settings=settings,
         versions=manifests.versions(),

@@ -11,16 +11,11 @@ from typing import Any
 from raymsa.clip import SPLITS, RawClip, Reject
 from raymsa.data.stats import by_reason, label_summary
 from raymsa.datasets.base import Layout
+from raymsa.datasets.folder import ENDINGS
 from raymsa.errors import DataError
+from raymsa.place import check as reach
 from raymsa.target import Classification
 
-MEDIA_ENDINGS = frozenset(
-    f".{ending}"
-    for ending in (
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "flv", "wmv", "3gp", "ts"),
-        *("wav", "flac", "mp3", "m4a", "ogg", "opus", "aac", "aiff"),
-    )
-)
 SHOWN = 3  # examples in a warning
 ENOUGH = 100  # clips whose labels say something about the range
 
@@ -86,7 +81,7 @@ def check(dataset: Layout, raw: Path) -> Check:
         clips=len(left),
         splits={split: _split(dataset, split, clips, left, gone, empty) for split in SPLITS},
         rejects_by_reason=by_reason(row.reason for row in rejects),
-        rejects=[vars(row) for row in rejects],
+        rejects=[{"id": row.id, "media": row.media, "reason": row.reason} for row in rejects],
         missing=sorted({_media(clip) for clip in clips} & gone),
         empty=sorted({_media(clip) for clip in clips} & empty),
         surplus=sorted(files - named),
@@ -110,7 +105,7 @@ def usable(dataset: Layout, raw: Path) -> tuple[int, list[RawClip]]:
 def media_files(raw: Path, named: Iterable[str] = ()) -> set[str]:
     """Media files under a folder, as paths relative to it: by their endings, or because they are named."""
     wanted = set(named)
-    endings = MEDIA_ENDINGS | {PurePosixPath(name).suffix.lower() for name in wanted} - {""}
+    endings = ENDINGS.keys() | {PurePosixPath(name).suffix.lower() for name in wanted} - {""}
     found = set()
     folders: list[tuple[Path, str, tuple[Any, ...]]] = [(raw, "", ())]
     while folders:
@@ -134,13 +129,11 @@ def _media(row: RawClip | Reject) -> str:
 
 
 def _rows(dataset: Layout, raw: Path) -> list[RawClip | Reject]:
+    reach(raw)
     if not raw.is_dir():
         if type(dataset).make is not Layout.make:
             raise DataError(f"{raw}: not there yet; this dataset makes its own clips: run `raymsa prepare` for it")
-        raise DataError(
-            f"{raw}: no such folder; the raw folder of a `{getattr(dataset, 'kind', dataset.name)}` dataset holds "
-            f"{dataset.expects}; give it with --raw DIR or --set raw=DIR"
-        )
+        raise DataError(dataset.missing(raw))
     rows = list(dataset.clips(raw))
     if not rows:
         raise DataError(f"{raw}: the label file has no rows")

@@ -57,6 +57,7 @@ class Manifest(_Entry):
     with_previous: int = Field(0, description="clips that have the words of others before them")
     largest_clip_bytes: int = Field(0, description="frames and sound of the largest clip, uncompressed")
     rows: str = Field("", description="digest of the label file's rows and their files' sizes; one by one in rows.csv")
+    beside: dict[str, str] = Field({}, description="sha256 of the csv files beside the shards, by name")
     labels: Labels | None
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -85,6 +86,12 @@ def read(folder: Path) -> Manifest:
 
 
 def parse(folder: Path) -> Manifest:
+    """The manifest alone, whatever has become of the shards. Raises DataError when it cannot be read."""
+    return parse_and_compare(folder)[0]
+
+
+def parse_and_compare(folder: Path) -> tuple[Manifest, bool]:
+    """The same, and whether it is as it was written; true where it has no digest of its own, as older ones."""
     path = folder / FILE
     try:
         with reaching("read", path):
@@ -101,8 +108,9 @@ def parse(folder: Path) -> Manifest:
         raise DataError(
             f"{path}: given format {given}; this raymsa reads format {FORMAT}; delete {folder} and prepare again"
         )
+    said = raw.pop("sha256", None)
     try:
-        return Manifest.model_validate(raw)
+        return Manifest.model_validate(raw), said in (None, _sha256(raw))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
@@ -110,8 +118,10 @@ def parse(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json at once: it is there and whole, or not there."""
-    write_at_once(folder / FILE, json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    """Write manifest.json, with a digest of all that it says, at once: it is there and whole, or not there."""
+    raw = manifest.model_dump(mode="json")
+    text = json.dumps({**raw, "sha256": _sha256(raw)}, indent=1, ensure_ascii=False)
+    write_at_once(folder / FILE, text + "\n")
 
 
 def target(manifest: Manifest, task: Task) -> Target:
@@ -151,6 +161,10 @@ def differences(there: dict[str, Any], asked: dict[str, Any]) -> str:
     old, new = _flat(there), _flat(asked)
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return ", ".join(f"{name}: {old.get(name)} there, {new.get(name)} asked for" for name in names)
+
+
+def _sha256(raw: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

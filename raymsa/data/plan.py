@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
+from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject, Unlabelled
 from raymsa.data.decoder import LIMIT_S
 from raymsa.data.manifest import FORMAT, versions
 from raymsa.data.shardfile import ShardTask, plan_digest
@@ -78,7 +78,9 @@ def digests(rows: list[RawClip | Reject], files: dict[str, State | None]) -> lis
     found = []
     for number, row in enumerate(rows):
         if isinstance(row, Reject):
-            said: object = [row.id, row.media]
+            # The words of one that was left out for its label stand in the clips after it.
+            words = [row.video_id, row.split, row.text] if isinstance(row, Unlabelled) else []
+            said: object = [row.id, row.media, *words]
         else:
             file = _state(row, files)
             # An order that is only the row's number would make all rows differ after one that is gone.

@@ -101,10 +101,7 @@ def _labels_now(dataset: Layout, raw: Path, say: Say) -> list[RawClip | Reject]:
 def _rows(dataset: Layout, raw: Path, say: Say) -> list[RawClip | Reject]:
     dataset.make(raw)
     if not raw.is_dir():
-        raise DataError(
-            f"{raw}: no such folder; the raw folder of a `{getattr(dataset, 'kind', dataset.name)}` dataset holds "
-            f"{dataset.expects}; give it with --raw DIR or --set dataset.raw=DIR"
-        )
+        raise DataError(dataset.missing(raw))
     rows = list(dataset.clips(raw))
     if not rows:
         raise DataError(f"{raw}: the label file has no rows")

@@ -136,19 +136,20 @@ def label_summary(task: Regression | Classification, labels: Sequence[float]) ->
 
 def by_reason(reasons: Iterable[str]) -> dict[str, int]:
     """How often each reason occurs, the most frequent first; what differs between like ones is shown as `…`."""
-    alike: dict[str, Counter[str]] = {}
+    alike: dict[tuple[str, ...], Counter[str]] = {}  # by the words between those that vary
     for reason in reasons:
-        alike.setdefault(VARYING.sub("…", reason), Counter())[reason] += 1
-    ordered = sorted(alike.items(), key=lambda item: -item[1].total())
-    return {_common(list(words), masked): words.total() for masked, words in ordered}
+        alike.setdefault(tuple(VARYING.split(reason)), Counter())[reason] += 1
+    counts: Counter[str] = Counter()  # two groups have one line where a reason holds a `…` of its own
+    for between, words in alike.items():
+        counts[_common(list(words), between)] += words.total()
+    return dict(counts.most_common())
 
 
-def _common(reasons: list[str], masked: str) -> str:
+def _common(reasons: list[str], between: tuple[str, ...]) -> str:
     """One line for reasons that differ in numbers and quoted words only."""
-    parts = [[reason[m.start() : m.end()] for m in VARYING.finditer(reason)] for reason in reasons]
-    same = [values[0] if len(set(values)) == 1 else "…" for values in zip(*parts, strict=True)]
-    found = iter(same)
-    return re.sub("…", lambda _: next(found, "…"), masked)
+    columns = zip(*map(VARYING.findall, reasons), strict=True)
+    same = [values[0] if len(set(values)) == 1 else "…" for values in columns]
+    return between[0] + "".join(value + rest for value, rest in zip(same, between[1:], strict=True))
 
 
 def _part(column: dict[str, Any], text_tokens: Any, where: Any, task: Regression | Classification) -> Part:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymsa.data import manifest as manifests
-from raymsa.data.manifest import NOTES, REJECTS, ROWS, ShardFile
+from raymsa.data.manifest import NOTES, REJECTS, ROWS, Manifest, ShardFile
 
 READERS = 4  # threads that digest: hashlib lets the others run, and some of them wait for the disk
 KNOWN = (manifests.FILE, REJECTS, NOTES, ROWS)  # beside the shards
@@ -50,13 +50,16 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Every file against the manifest's sha256; a file that differs is read again, page by page, for its clips.
+    """Every file against the manifest's sha256; a shard that differs is read again, page by page, for its clips.
+
+    The manifest is held against its own digest.
 
     Raises DataError when there is no manifest that can be read. Holds one column of one row group at most.
     """
-    manifest = manifests.parse(folder)
+    manifest, as_written = manifests.parse_and_compare(folder)
     with ThreadPoolExecutor(READERS) as pool:
         found = [finding for finding in pool.map(lambda file: _compared(folder, file), manifest.files) if finding]
+    found += _beside(folder, manifest, as_written)
     names = {file.name for file in manifest.files}
     found += [Finding(name, f"{manifests.FILE} does not know it") for name in _surplus(folder, names)]
     return Verified(
@@ -84,6 +87,23 @@ def _compared(folder: Path, file: ShardFile) -> Finding | None:
     damage = list(_damage(path))
     where = "" if damage else f"; which of its {file.rows} clips are damaged cannot be told"
     return Finding(file.name, f"holds other bytes than were written{where}", damage)
+
+
+def _beside(folder: Path, manifest: Manifest, as_written: bool) -> Iterator[Finding]:
+    """The manifest itself, and the csv files beside the shards."""
+    made = manifests.digest_of(manifest.files, manifests.shaping(manifest.settings))
+    if not as_written:
+        yield Finding(manifests.FILE, "says other things than were written")
+    elif made != manifest.digest:
+        yield Finding(manifests.FILE, f"says data {manifest.digest}, but its files and settings are data {made}")
+    for name, sha256 in manifest.beside.items():
+        try:
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+                yield Finding(name, "holds other bytes than were written")
+        except FileNotFoundError:
+            yield Finding(name, "is missing")
+        except OSError as error:
+            yield Finding(name, f"cannot be read: {error.strerror or error}")
 
 
 def _surplus(folder: Path, names: set[str]) -> list[str]:

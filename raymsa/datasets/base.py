@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from raymsa.clip import CONTEXT_MOST, MERGED_PATCH, RawClip, Reject
+from raymsa.clip import CONTEXT_MOST, MERGED_PATCH, RawClip, Reject, Unlabelled
 from raymsa.errors import DataError
 from raymsa.plugins import Spec
 from raymsa.target import Language, Regression, Task
@@ -68,6 +68,13 @@ class Layout(Spec):
     def make(self, raw: Path) -> None:
         """Called by `prepare` before anything is read: a layout that makes its own clips does it here, once."""
 
+    def missing(self, raw: Path) -> str:
+        """The line for a raw folder that is not there: what belongs there, and how to name another."""
+        return (
+            f"{raw}: no such folder; the raw folder of a `{getattr(self, 'kind', self.name)}` dataset holds "
+            f"{self.expects}; give it with --raw DIR (or dataset.raw in a job)"
+        )
+
     @abstractmethod
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of the label file, in file order: a clip, or the reason why it is none.
@@ -103,35 +110,38 @@ class Layout(Spec):
             return f"split {row.split!r} is none of train, valid, test"
         if not row.text.strip() and not row.media:
             return "neither text nor media"
-        return self._label_problem(row) or _path_problem(row.media) or _text_problem(row)
+        return _path_problem(row.media) or _text_problem(row)
 
-    def _label_problem(self, row: Row) -> str | None:
+    def _clip(self, row: Row, number: int) -> RawClip | Unlabelled:
+        """A row whose label is the only thing that may still be wrong with it."""
         if self.target not in row.targets:
             known = ", ".join(row.targets)
             raise DataError(f"{self.name}: task.target: given {self.target!r}; this label file has {known}")
+        text, split = row.text.strip(), SPLIT_SPELLINGS[row.split.strip().lower()]
+        order = number if row.order is None else row.order
         try:
-            self.task.label(row.targets[self.target])
+            label = self.task.label(row.targets[self.target])
         except ValueError as reason:
-            return str(reason)
-        return None
-
-    def _clip(self, row: Row, number: int) -> RawClip:
+            return Unlabelled(row.id, row.media, str(reason), row.video_id, split, text, order)
         return RawClip(
             id=row.id,
             video_id=row.video_id,
-            text=row.text.strip(),
-            label=self.task.label(row.targets[self.target]),
-            split=SPLIT_SPELLINGS[row.split.strip().lower()],
+            text=text,
+            label=label,
+            split=split,
             media=Path(row.media) if row.media else None,
-            order=number if row.order is None else row.order,
+            order=order,
             targets={name: text for name, text in row.targets.items() if text.strip()},
         )
 
 
 def with_previous(rows: list[RawClip | Reject]) -> list[RawClip | Reject]:
-    """The same rows, each clip with the words of those before it in its video; never of another split or the future."""
-    groups: dict[tuple[str, str], list[RawClip]] = {}
-    for clip in (row for row in rows if isinstance(row, RawClip)):
+    """The same rows, each clip with the words of those before it in its video; never of another split or the future.
+
+    Words of rows that were left out for their label are among them.
+    """
+    groups: dict[tuple[str, str], list[RawClip | Unlabelled]] = {}
+    for clip in (row for row in rows if isinstance(row, (RawClip, Unlabelled))):
         groups.setdefault((clip.split, clip.video_id), []).append(clip)
     previous: dict[str, tuple[str, ...]] = {}
     for group in groups.values():

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raymsa.clip import RawClip, Reject
 from raymsa.datasets.base import Layout
@@ -13,6 +13,7 @@ from raymsa.datasets.mmsa import COLUMNS, KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles
 from raymsa.datasets.textfile import CHINESE, table_rows
 from raymsa.target import Language, Regression, Task
 
+SCORES = {"low": -1.0, "high": 1.0, "metrics": "sims"}
 LABEL_FILES = (LABEL_FILE, "meta.csv")  # the second is what v2 is handed out with
 
 
@@ -23,7 +24,7 @@ class ChSims(Layout):
 
     kind: Literal["ch_sims"] = "ch_sims"
     task: Task = Field(
-        default_factory=lambda: Regression(low=-1, high=1, metrics="sims"),
+        default_factory=lambda: Regression.model_validate(SCORES),
         description="what is predicted; label_T, label_A and label_V are the scores of one modality alone",
     )
     language: Language = Field("zh", description="language of the words, and of the prompt where none is given: en, zh")
@@ -31,6 +32,13 @@ class ChSims(Layout):
         MEDIA_DIR,
         description="folder of the clips inside the raw folder; null takes the words alone and looks for none",
     )
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _scores_of_sims(cls, value: Any) -> Any:
+        """A task that names only its target has the scores of CH-SIMS all the same."""
+        is_scores = isinstance(value, dict) and value.get("kind") == "regression"
+        return {**SCORES, **value} if is_scores else value
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of the label file, in file order. Raises DataError when the file or a column is missing."""

@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 from raymsa.errors import DataError
 
 # Picture and sound first: where one clip has files of several kinds, the first kind is taken.
-PICTURES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv")
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac")
+PICTURES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".flv", ".wmv", ".3gp", ".ts")
+SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac", ".aiff")
 ENDINGS = {ending: rank for rank, ending in enumerate(PICTURES + SOUNDS)}
 NO_FOLDERS = {*ENDINGS, ".csv", ".json", ".jsonl", ".txt", ".pkl", ".npy", ".gz", ".zip", ".tar"}
 

@@ -57,7 +57,10 @@ def _row(number: int, fields: Fields, files: ClipFiles, words: Words | None) -> 
     if words and not (text or "").strip():
         said = words.of(video, clip)
         if said is None and text is None:
-            return Reject(name, media, f"no words: neither {LABEL_FILE} nor the transcript of {video} has clip {clip}")
+            where = (
+                f"neither {LABEL_FILE} nor the transcript of {video!r}"  # quoted, so that such rows are counted as one
+            )
+            return Reject(name, media, f"no words: {where} has clip {clip!r}")
         text = said or ""
     targets = {name: fields[name] for name in TARGETS if name in fields}
     return Row(name, video, text or "", targets, fields["mode"], media, _order(clip))

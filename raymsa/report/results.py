@@ -45,7 +45,8 @@ class Best:
 class Row:
     """One variant. `device_s` and `data_wait` (a share) are means per run, memory the most that any run took.
 
-    `valid` is the metric that decides. `confusion` counts the test clips of all runs: true classes, answers, none.
+    `valid` is the metric that decides. `confusion` counts the test clips of all runs: true classes, answers, none; it
+    is None without test clips, and in all rows of a search but the first, which is the best.
     """
 
     variant: str
@@ -105,6 +106,8 @@ def results(store: Store, job_id: str) -> Results:
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
     names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
     rule = CRITERIA[profile]
+    groups = _groups(job.spec, runs, done, rule)
+    counted = 1 if job.spec.get("search") else len(groups)
     return Results(
         job_id=job.id,
         name=job.name,
@@ -113,8 +116,8 @@ def results(store: Store, job_id: str) -> Results:
         decides=rule.metric,
         classes=task.classes if isinstance(task, Classification) else (),
         rows=tuple(
-            _row(store, task, label, planned, mine, names)
-            for label, planned, mine in _groups(job.spec, runs, done, rule)
+            _row(rule, label, planned, mine, names, _confusion(store, task, mine) if at < counted else None)
+            for at, (label, planned, mine) in enumerate(groups)
         ),
         unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in runs if r.state != "done"),
     )
@@ -159,14 +162,13 @@ def _settings(runs: list[queries.RunRow], done: list[_Run], rule: Criterion) -> 
 
 
 def _row(
-    store: Store,
-    task: Regression | Classification,
+    rule: Criterion,
     label: str,
     planned: int,
     runs: list[_Run],
     names: tuple[str, ...],
+    counts: tuple[tuple[int, ...], ...] | None,
 ) -> Row:
-    rule = CRITERIA[task.profile]
     test = [run.finals.get("test", {}) for run in runs]
     peaks = [run.row.peak_memory_bytes for run in runs if run.row.peak_memory_bytes is not None]
     waits = [run.row.data_wait for run in runs if run.row.data_wait is not None]
@@ -183,7 +185,7 @@ def _row(
         trainable_parameters=max((run.row.trainable_parameters or 0 for run in runs), default=0) or None,
         constant=_constant(test, names),
         best=_best(runs, names, rule),
-        confusion=_confusion(store, task, runs),
+        confusion=counts,
     )
 
 
@@ -225,9 +227,11 @@ def _error(run: _Run, rule: Criterion) -> float:
 
 
 def _confusion(store: Store, task: Regression | Classification, runs: list[_Run]) -> tuple[tuple[int, ...], ...] | None:
-    if not isinstance(task, Classification) or not runs:
+    if not isinstance(task, Classification):
         return None
     clips = [clip for run in runs for clip in queries.predictions(store, run.row.id, "test")]
+    if not clips:
+        return None
     table = confusion([clip.score for clip in clips], [clip.label for clip in clips], len(task.classes))
     return tuple(map(tuple, table.tolist()))
 

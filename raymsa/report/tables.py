@@ -40,7 +40,8 @@ def _confusions(found: Results) -> Iterator[Table]:
     for row in found.rows:
         if row.confusion is None:
             continue
-        title = f"{row.variant}: test clips by true class (rows) and answer (columns), {row.finished} runs together"
+        runs = "1 run" if row.finished == 1 else f"{row.finished} runs together"
+        title = f"{row.variant}: test clips by true class (rows) and answer (columns), {runs}"
         said_none = any(line[-1] for line in row.confusion)
         table = _table(title, ["", *map(escape, found.classes), *(["no class"] if said_none else [])])
         for name, line in zip(found.classes, row.confusion, strict=True):

@@ -94,7 +94,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One clip's score; NaN and `parsed` false for an answer without a number. `text` is the answer, if in words."""
+    """One clip's score, or class counted from 0. `text` is the answer, if in words.
+
+    An unparsable answer counts as the middle of the range, or as -1 for classes, and has `parsed` false.
+    """
 
     run_id: str
     split: str

@@ -181,7 +181,7 @@ predictions = Table(
     Column("split", Text, primary_key=True),
     Column("clip_id", Text, primary_key=True),
     Column("label", Measured),
-    Column("score", Measured),  # NaN when an answer could not be parsed
+    Column("score", Measured),  # unparsable answer: the middle of the range, or -1 for classes; `parsed` is false
     Column("text", Text),  # the answer, of a readout that answers in words
     Column("parsed", Boolean, nullable=False),
     Column("in_range", Boolean, nullable=False),

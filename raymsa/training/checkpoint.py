@@ -11,16 +11,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from raymsa.errors import DataError
 from raymsa.target import Target, from_plain, plain
 from raymsa.training.loop import Position, Start
 from raymsa.training.student import Student
+
+T = TypeVar("T")
 
 
 def save(run: Path, name: str, student: Student, position: Position, optimizer: torch.optim.Optimizer | None) -> Path:
@@ -46,8 +50,8 @@ def find(run: Path, name: str) -> Path | None:
 
 
 def position_of(folder: Path) -> Position:
-    """The position a checkpoint was written at."""
-    return Position(**json.loads((folder / "state.json").read_text())["position"])
+    """The position a checkpoint was written at. Raises DataError when an older raymsa wrote it."""
+    return _state(folder, "position", lambda raw: Position(**raw))
 
 
 def adapter(folder: Path) -> Path | None:
@@ -57,8 +61,8 @@ def adapter(folder: Path) -> Path | None:
 
 
 def target_of(folder: Path) -> Target:
-    """What a checkpoint's model predicts."""
-    return from_plain(json.loads((folder / "state.json").read_text())["target"])
+    """What a checkpoint's model predicts. Raises DataError when an older raymsa wrote it."""
+    return _state(folder, "target", from_plain)
 
 
 def load_head(folder: Path, student: Student) -> None:
@@ -81,6 +85,13 @@ def start(folder: Path) -> Start:
     """Where to go on, and how to put the optimizer back."""
     state = load_file(folder / "optimizer.safetensors")
     return Start(position_of(folder), lambda optimizer: _restore(optimizer, state))
+
+
+def _state(folder: Path, key: str, made: Callable[[dict[str, Any]], T]) -> T:
+    try:
+        return made(json.loads((folder / "state.json").read_text())[key])
+    except (KeyError, TypeError):  # a field that was not there yet, or had another name
+        raise DataError(f"{folder}: was written by an older raymsa; train again") from None
 
 
 def _all(run: Path, name: str) -> list[Path]:
