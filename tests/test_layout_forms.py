@@ -116,7 +116,7 @@ def test_other_words_of_a_row_that_was_left_out_for_its_label_are_a_change(tmp_p
     digests = []
     for said in ("two", "2"):
         write_labels(tmp_path, mmsa_row("a", "1", said, "bad", "train"), mmsa_row("a", "2", "x", "1", "train"))
-        digests.append(row_digests(list(Cmu(name="mosi").clips(tmp_path)), tmp_path))
+        digests.append(row_digests(list(Cmu(name="mosi").clips(tmp_path)), tmp_path)[0])
     assert row_changes(*digests) == "1 changed"
 
 
