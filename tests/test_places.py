@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from fsspec.spec import AbstractFileSystem
