@@ -49,19 +49,18 @@ on_each_machine() {
   local code=1
   if [ "$SLURM_NODEID" != 0 ]; then
     until [ -e "$over" ]; do ray_here || true; sleep "${RAYMSA_AGAIN_S:-30}"; done
-    return 0
+    return
   fi
   for _ in 1 2 3; do
     ray_here && code=0 || code=$?
     [ -s "$driver_pid" ] && break
     code=1
   done
-  touch "$over"
-  return "$code"
+  echo "$code" > "$over"
 }
 export -f ray_here on_each_machine
-# The head ends first; a minute later, or at once if it failed, Slurm ends the others.
-srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --wait=60 --kill-on-bad-exit=1 bash -c on_each_machine &
+# The head ends first, and 20 s later Slurm ends the others, whose Ray would look for the head for another minute.
+srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --wait=20 bash -c on_each_machine &
 step=$!
 
 # Slurm's TERM reaches this script alone. Only the driver must get it: it writes checkpoints, gives its tasks back and
@@ -75,15 +74,15 @@ trap stop_driver TERM
 
 alive() { kill -0 "$1" 2> /dev/null; }
 
-code=0
-wait "$step" || code=$?  # ends early when the signal comes
+wait "$step" || true  # ends early when the signal comes
 if [ -n "$stopping" ]; then
   while [ -s "$driver_pid" ] && alive "$(cat "$driver_pid")"; do sleep 1; done
   echo "the driver has stopped; this job goes back into Slurm's queue, and then on from the checkpoints"
-  for _ in $(seq 45); do alive "$step" && sleep 1; done  # seconds for Ray to end on every machine
+  for _ in $(seq 60); do alive "$step" && sleep 1; done  # seconds for Ray to end on every machine
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi
 [ -s "$driver_pid" ] || echo "Ray did not start; the reason is above" >&2
+code="$(cat "$over" 2> /dev/null || echo 1)"  # the driver's; that of srun speaks of the others too
 rm -f "$driver_pid" "$over"
 exit "$code"

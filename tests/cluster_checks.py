@@ -25,14 +25,14 @@ REQUIREMENTS = [
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SECRETS = ("RAYMSA_STORE", "RAY_AUTH_TOKEN")
 
-# `sbatch --help` of Slurm 22.05, --open-mode, which it leaves out, and --kill-on-bad-exit, which is srun's
+# `sbatch --help` of Slurm 22.05, and --open-mode, which it leaves out
 SBATCH = re.compile(
     r"""(?x)
     account | array | bb | bbf | begin | chdir | cluster-constraint | clusters | comment | constraint | container |
     contiguous | core-spec | cores-per-socket | cpu-freq | cpus-per-gpu | cpus-per-task | deadline | delay-boot |
     dependency | distribution | error | exclude | exclusive | export | export-file | get-user-env | gid | gpu-bind |
     gpu-freq | gpus | gpus-per-node | gpus-per-socket | gpus-per-task | gres | gres-flags | hold | ignore-pbs |
-    input | job-name | kill-on-bad-exit | licenses | mail-type | mail-user | mcs-label | mem | mem-per-cpu |
+    input | job-name | licenses | mail-type | mail-user | mcs-label | mem | mem-per-cpu |
     mem-per-gpu | mincpus | nice | no-kill | no-requeue | nodefile | nodelist | nodes | ntasks | ntasks-per-core |
     ntasks-per-node | ntasks-per-socket | open-mode | output | overcommit | oversubscribe | parsable | partition |
     power | priority | profile | propagate | qos | quiet | reboot | requeue | reservation | signal |
