@@ -80,6 +80,14 @@ class Store:
         with _in_one_line(self.engine.url), self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One long read transaction that sees one moment of the store, however much is written. Raises StoreError."""
+        postgresql = self.engine.dialect.name == "postgresql"  # SQLite's reads are so by themselves
+        engine = self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
+        with _in_one_line(self.engine.url), engine.begin() as connection:
+            yield connection
+
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
