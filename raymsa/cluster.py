@@ -71,19 +71,28 @@ def session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def runs_at_once(cpus: int, gpus: int) -> int:
-    """How many runs of this size the session holds at a time. Raises DoesNotFit when not even one fits on any node."""
+def runs_at_once(cpus: int, gpus: int, custom: dict[str, float], wanted: int | None = None) -> int:
+    """How many runs of this size the session holds at a time, `wanted` at most.
+
+    A cluster may grow: there, `wanted` counts if it is given. Raises DoesNotFit when not even one fits on any node of
+    an embedded session.
+    """
     import ray
 
-    nodes = [_resources(node) for node in ray.nodes() if node["Alive"]]
-    fitting = [int(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus)) for node in nodes]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [_resources(node) for node in alive]
+    asked = {"CPU": cpus, "GPU": gpus, **custom}
+    fitting = [min(int(node.has(name) // amount) for name, amount in asked.items() if amount) for node in nodes]
+    embedded = any(EMBEDDED in node["Resources"] for node in alive)
+    if not embedded:
+        return wanted or max(1, sum(fitting))
     if not sum(fitting):
         most = max(nodes, key=lambda node: (node.gpus, node.cpus))
         raise DoesNotFit(
-            f"a run asks for {gpus} GPU and {cpus} CPU (resources.gpus, resources.cpus); the largest node of this Ray "
-            f"session has {most.gpus:g} GPU and {most.cpus:g} CPU. --set resources.gpus=0 trains on the CPU"
+            f"a run asks for {gpus} GPU and {cpus} CPU{_named(custom)} (`resources`); the largest node of this "
+            f"Ray session has {most.gpus:g} GPU and {most.cpus:g} CPU. --set resources.gpus=0 trains on the CPU"
         )
-    return sum(fitting)
+    return min(sum(fitting), wanted or sum(fitting))
 
 
 class Node(NamedTuple):
@@ -91,13 +100,22 @@ class Node(NamedTuple):
 
     cpus: float
     gpus: float
+    custom: dict[str, float]
+
+    def has(self, name: str) -> float:
+        """The amount of a resource, by Ray's name."""
+        return {**self.custom, "CPU": self.cpus, "GPU": self.gpus}.get(name, 0)
 
 
 def _resources(node: dict[str, Any]) -> Node:
     """What runs may take. The embedded session declares spare CPUs for Tune and Data; on a cluster's nodes one of the
     real ones is kept back for them, because a worker that waits for its data for ever says nothing."""
     has = node["Resources"]
-    return Node(has.get("CPU", 0) - (SPARE_CPUS if EMBEDDED in has else 1), has.get("GPU", 0))
+    return Node(has.get("CPU", 0) - (SPARE_CPUS if EMBEDDED in has else 1), has.get("GPU", 0), has)
+
+
+def _named(custom: dict[str, float]) -> str:
+    return "".join(f" and {amount:g} {name}" for name, amount in custom.items())
 
 
 def remove_placement_group(group: str) -> None:

@@ -1,28 +1,41 @@
-"""The driver: claim a task, execute it, record it, take the next. Only the driver writes the store."""
+"""The driver: claim tasks, execute them, record them, take the next. Only the driver writes the store.
+
+It lives in a process of its own (see supervise.py), because Ray ends a process whose session died.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raymsa import queue
+from raymsa.causes import again_in, cause_of
 from raymsa.cluster import runs_at_once, session
 from raymsa.data.manifest import Manifest
-from raymsa.errors import Cancelled, DataError, LeaseLost, NoSession, RaymsaError, StoreError
-from raymsa.home import home
+from raymsa.errors import (
+    DataError,
+    LeaseLost,
+    Lost,
+    NoSession,
+    RaymsaError,
+    RunsFailed,
+    StoreAway,
+    StoreError,
+    UsageError,
+)
+from raymsa.home import home, job_log
 from raymsa.place import place
-from raymsa.plan import TASKS, anchored, raw_of, shards_of
+from raymsa.plan import anchored, raw_of, shards_of, tasks_of
 from raymsa.proposals import Listed, Proposals, Proposed, enter
 from raymsa.provenance import git_commit, versions, who
 from raymsa.record import Recorder
@@ -33,19 +46,40 @@ from raymsa.store.queries import Task
 LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
 LEASE_MARGIN = 0.8  # of a lease without a renewal: time to stop before another driver begins
 POLL_S = 1.0
+AWAY_S = (1.0, 30.0)  # between two tries to reach the store, at first and at most
 
 Say = Callable[[str], None]
 
 
 def submit(store: Store, job: Any) -> str:
-    """Queue a job: one task that prepares its clips, one that makes its runs. Returns the job's id."""
+    """Queue a job: its tasks, one after the other. Returns the job's id. Raises NotFound for an unknown `after`."""
     job = anchored(job)
-    tasks = [queue.NewTask(kind, {"shards": str(shards_of(job.dataset))}) for kind in TASKS]
-    spec = job.model_dump(mode="json")
-    folder = Path.cwd()
+    tasks = [queue.NewTask(kind, {"shards": str(shards_of(job.dataset))}) for kind in tasks_of(job)]
+    folder, wish = Path.cwd(), job.queue
     return queue.put(
-        store, job.name, spec, tasks, submitted_by=who(), folder=str(folder), git_commit=git_commit(folder)
+        store,
+        job.name,
+        job.model_dump(mode="json"),
+        tasks,
+        submitted_by=who(),
+        folder=str(folder),
+        git_commit=git_commit(folder),
+        priority=wish.priority,
+        max_attempts=wish.retries + 1,
+        after=[task for name in wish.after for task in _awaited(store, name)],
+        deadline_s=None if wish.deadline_h is None else wish.deadline_h * 3600,
     )
+
+
+def _awaited(store: Store, name: str) -> list[int]:
+    """The tasks of `JOB`, or the one of `JOB/KIND`. Raises NotFound, and UsageError for a kind the job has not."""
+    job_name, _, kind = name.partition("/")
+    tasks = queries.tasks(store, queries.job(store, job_name).id)
+    found = [task.id for task in tasks if kind in ("", task.kind)]
+    if not found:
+        kinds = ", ".join(task.kind for task in tasks)
+        raise UsageError(f"queue.after: given '{name}'; job {job_name} has the tasks {kinds}")
+    return found
 
 
 @dataclass
@@ -56,26 +90,41 @@ class Driver:
     say: Say
     address: str | None = None
     lease_s: float = LEASE_S
+    tasks_at_once: int = 1
+    ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
+    _session: threading.Lock = field(default_factory=threading.Lock)
     _ray_is_up: bool = False
+    _busy: list[threading.Thread] = field(default_factory=list)
+    _trouble: RaymsaError | None = None
 
     def serve(self, done: Callable[[], bool], idle: Callable[[], None] = lambda: None) -> None:
-        """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to do.
+        """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to start.
 
-        Raises RaymsaError when no Ray session can be had; the task that wanted one is given back.
+        A store that does not answer is waited for. Raises RaymsaError when no Ray session can be had (the task that
+        wanted one is given back) or the store is broken.
         """
         with ExitStack() as ray:
-            while not self._stop.is_set() and not done():
-                task = queue.claim(self.store, self.name, self.lease_s)
-                if task is None:
-                    idle()
-                    self._stop.wait(POLL_S)
-                else:
-                    self.do(task, ray)
+            away_s = 0.0
+            while not self._stop.is_set() and self._trouble is None:
+                try:
+                    if done():
+                        break
+                    self._turn(ray, idle)
+                    away_s = 0.0
+                except StoreAway as error:
+                    if not away_s:
+                        self.say(f"{error}; waiting for it")
+                    away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
+                    self._stop.wait(away_s)
+            while any(thread.is_alive() for thread in self._busy):
+                time.sleep(0.1)
+        if self._trouble is not None:
+            raise self._trouble
 
     def stop(self) -> None:
-        """Ask for an end: the task at hand is given back with its place in the queue."""
+        """Ask for an end: the tasks at hand write a checkpoint and are given back with their place in the queue."""
         self._stop.set()
 
     @property
@@ -83,51 +132,69 @@ class Driver:
         """`stop` was called."""
         return self._stop.is_set()
 
-    def do(self, task: Task, ray: ExitStack) -> None:
+    def _turn(self, ray: ExitStack, idle: Callable[[], None]) -> None:
+        self._busy = [thread for thread in self._busy if thread.is_alive()]
+        task = None
+        if len(self._busy) < self.tasks_at_once:
+            task = queue.claim(self.store, self.name, self.lease_s)
+        if task is None:
+            idle()
+            self._stop.wait(POLL_S)
+            return
+        thread = threading.Thread(target=self._do, args=(task, ray), daemon=True, name=f"raymsa-task-{task.id}")
+        self._busy.append(thread)
+        thread.start()
+
+    def _do(self, task: Task, ray: ExitStack) -> None:
         """Execute one task under its lease and record how it ended; the Ray session is put on `ray`."""
         log = JobLog(task.job_id, self.say)
-        lease = Lease(self.store, task, self.lease_s, self._stop)
+        lease = Lease(self.store, task, self.lease_s, self._stop, log)
         try:
             with lease:
                 self._start_session(task, ray)
                 if not lease.over():
-                    with suppress(Cancelled):
-                        self._execute(task, lease, log)
+                    self._execute(task, lease, log)
             self._end(task, lease, log)
-        except NoSession:
-            raise
+        except NoSession as error:
+            self._trouble = error
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except StoreError as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
-            raise
         except RaymsaError as error:
-            self._fail(task, str(error), log)
+            self._fail(task, str(error), error.cause, log)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
             log.only_in_file(traceback.format_exc())
-            reason = " ".join(str(error).split())[:300]
-            self._fail(task, f"{type(error).__name__}: {reason}; see `raymsa logs {task.job_id}`", log)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._fail(task, f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error), log)
 
-    def _fail(self, task: Task, error: str, log: Say) -> None:
-        log(f"{task.kind} failed: {error}")
-        with suppress(LeaseLost):
-            queue.fail(self.store, task, error)
+    def _fail(self, task: Task, error: str, cause: str, log: Say) -> None:
+        with suppress(StoreError):  # then the lease ends, and the task is tried again
+            wish = _spec(queries.job(self.store, task.job_id)).queue
+            again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
+            try:
+                state = queue.fail(self.store, task, error, cause, again_s)
+            except LeaseLost:
+                return
+            log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
+            self._tell_end(task)
 
     def _start_session(self, task: Task, ray: ExitStack) -> None:
-        if self._ray_is_up:
-            return
-        self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
-        begun = time.monotonic()
-        try:
-            ray.enter_context(session(self.address))
-        except RaymsaError as error:
-            with suppress(LeaseLost):
-                queue.release(self.store, task)
-            raise NoSession(str(error)) from None
-        self._ray_is_up = True
-        self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+        with self._session:
+            if self._ray_is_up:
+                return
+            self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
+            begun = time.monotonic()
+            try:
+                ray.enter_context(session(self.address))
+            except RaymsaError as error:
+                with suppress(LeaseLost):
+                    queue.release(self.store, task)
+                raise NoSession(str(error)) from None
+            self._ray_is_up = True
+            self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
@@ -139,33 +206,43 @@ class Driver:
             raise RaymsaError(f"task kind '{task.kind}' is unknown to this version of raymsa")
 
     def _end(self, task: Task, lease: Lease, log: Say) -> None:
-        if lease.ended is not None:  # somebody cancelled, or another driver has the task
-            if isinstance(lease.ended, LeaseLost):
-                raise lease.ended
-            queue.cancelled(self.store, task)
-            log(f"{task.kind} cancelled")
-        elif self._stop.is_set():
-            queue.release(self.store, task)
-            log(f"{task.kind} given back; it keeps its place in the queue")
+        if lease.lost is not None:  # another driver may have the task
+            raise lease.lost
+        if lease.asked == "deadline":
+            queue.fail(self.store, task, "it was not done by its deadline", "deadline")
+            log(f"{task.kind} failed: it was not done by its deadline")
+        elif lease.over():
+            state = queue.release(self.store, task)
+            log(f"{task.kind} {'given back; it keeps its place in the queue' if state == 'queued' else state}")
         else:
             queue.finish(self.store, task)
+        self._tell_end(task)
+
+    def _tell_end(self, task: Task) -> None:
+        if queue.job_state(queries.tasks(self.store, task.job_id)) in ("done", "failed", "cancelled"):
+            self.ended(task.job_id)
 
 
 class Lease:
-    """Renews a task's lease in a thread; `over()` turns true when the work should end."""
+    """Renews a task's lease in a thread; `over()` turns true when the work should end, `at_once()` if without delay."""
 
-    def __init__(self, store: Store, task: Task, lease_s: float, stop: threading.Event) -> None:
-        self._store, self._task, self._lease_s, self._stop = store, task, lease_s, stop
+    def __init__(self, store: Store, task: Task, lease_s: float, stop: threading.Event, log: JobLog) -> None:
+        self._store, self._task, self._lease_s, self._stop, self._log = store, task, lease_s, stop, log
         self._done = threading.Event()
         self._renewed = time.monotonic()
-        self.ended: RaymsaError | None = None
+        self.asked: str | None = None  # what somebody wants: cancelled, paused; or the deadline is over
+        self.lost: LeaseLost | None = None
         self._thread = threading.Thread(target=self._keep, daemon=True, name="raymsa-lease")
 
     def over(self) -> bool:
-        """Stop was asked for, the task was cancelled, or the lease is lost, or as good as lost."""
-        if self.ended is None and time.monotonic() - self._renewed > self._lease_s * LEASE_MARGIN:
-            self.ended = LeaseLost(f"task {self._task.id}: the lease could not be renewed in time")
-        return self._stop.is_set() or self.ended is not None
+        """Stop was asked for, somebody wants the task to end, or the lease is lost."""
+        return self._stop.is_set() or self.asked is not None or self.at_once()
+
+    def at_once(self) -> bool:
+        """The lease is lost, or as good as lost: another driver may begin."""
+        if self.lost is None and time.monotonic() - self._renewed > self._lease_s * LEASE_MARGIN:
+            self.lost = LeaseLost(f"task {self._task.id}: the lease could not be renewed in time")
+        return self.lost is not None
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -177,13 +254,14 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._done.wait(min(2.0, self._lease_s / 3)):
+            asked_at = time.monotonic()
             try:
-                queue.renew(self._store, self._task, self._lease_s)
-                self._renewed = time.monotonic()
-            except (Cancelled, LeaseLost) as error:
-                self.ended = error
+                self.asked = queue.renew(self._store, self._task, self._lease_s, self._log.last)
+                self._renewed = asked_at
+            except LeaseLost as error:
+                self.lost = error
                 return
-            except Exception as error:  # the store is out of reach for a moment, or for longer: `over` sees that
+            except Exception as error:  # the store is out of reach for a moment, or for longer: `at_once` sees that
                 logging.getLogger(__name__).warning("the lease was not renewed: %s", error)
 
 
@@ -192,9 +270,11 @@ class JobLog:
 
     def __init__(self, job_id: str, say: Say) -> None:
         self._path, self._say = job_log(job_id), say
+        self.last = ""  # as `raymsa status` shows it
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, line: str) -> None:
+        self.last = line[:200]
         self._say(line)
         self.only_in_file(line)
 
@@ -202,11 +282,6 @@ class JobLog:
         """Keep a line that is too much for the screen; a full disk must not end what it only tells of."""
         with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
-
-
-def job_log(job_id: str) -> Path:
-    """The file with everything a job's driver said."""
-    return home() / "jobs" / f"{job_id}.log"
 
 
 def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
@@ -222,7 +297,8 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
 
     spec, shards = _spec(job), task.payload["shards"]
     made = manifest.read(place(shards))
-    at_once = runs_at_once(spec.resources.cpus, spec.resources.gpus)
+    wish = spec.resources
+    at_once = runs_at_once(wish.cpus, wish.gpus, wish.custom, spec.queue.runs_at_once)
     proposals = _proposals(store, job, task, spec, shards)
     rows = queries.runs(store, job.id)
     planned = spec.search.trials if spec.search else len(rows)
@@ -233,7 +309,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
         shared = _shared(spec, place(shards), made, log, lease.over)
-        run_all(proposals, Recorder(store, made, facts, log), lease.over, at_once, storage, shared)
+        run_all(proposals, Recorder(store, made, spec.queue, facts, log), lease, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job.id, lease)
 
@@ -270,60 +346,17 @@ def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: st
     planned = runs(spec)
     if spec.search:
         return Proposed(store, job, task.id, planned[0], shards)
-    return Listed(enter(store, job.id, task.id, planned), shards)
+    return Listed(store, enter(store, job.id, task.id, planned), shards)
 
 
 def _close(store: Store, job_id: str, lease: Lease) -> None:
     """A job whose runs are not all done has failed, unless it was stopped: then its runs follow their task."""
-    left = [row for row in queries.runs(store, job_id) if row.state != "done"]
+    left = [row for row in queries.runs(store, job_id) if row.state not in ("done", "pruned")]
     if left and not lease.over():
         failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
-        raise RaymsaError(f"{len(left)} runs failed: {failed}")
+        ended = all(row.state == "failed" for row in left)
+        raise (RunsFailed if ended else Lost)(f"{len(left)} runs failed: {failed}")
 
 
 def _spec(job: queries.Job) -> Any:
     return check(job.spec, f"job {job.id}")
-
-
-@contextmanager
-def alone(wait: Callable[[str], bool]) -> Iterator[bool]:
-    """One embedded driver per machine and home, so that two jobs never meet on one GPU.
-
-    While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets False.
-    """
-    import fcntl
-
-    path = home() / f"driver-{socket.gethostname()}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                if not wait(file.read().strip() or "another driver"):
-                    yield False
-                    return
-                time.sleep(POLL_S)
-                continue
-            file.truncate(0)
-            file.write(f"{socket.gethostname()}:{os.getpid()}")
-            file.flush()
-            yield True
-            return
-
-
-@contextmanager
-def on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) calls `act`; a second one is Python's own KeyboardInterrupt."""
-
-    def handle(number: int, _: object) -> None:
-        signal.signal(number, signal.default_int_handler)
-        act()
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

@@ -8,7 +8,12 @@
     |- NotFound                 exit 102  no such job, run or file
     |- Cancelled                exit 103  somebody cancelled it
     |- StoreError               exit 1    the experiment store cannot be used
+    |  `- StoreAway                       it is out of reach, locked or full, perhaps only now
     |- LeaseLost                exit 1    another driver holds this task now
+    |- Paused                   exit 101  somebody paused it
+    |- Stopped                  exit 1    a run wrote a checkpoint and stopped, as it was asked to
+    |- Lost                     exit 1    a process, a machine or its memory of the clips is gone
+    |- RunsFailed               exit 1    runs of a job failed, each after its own retries
     |- NoSession                exit 1    no Ray session can be had
     |- DoesNotFit               exit 1    asks for more than the Ray session has
     |- MediaError               exit 1    one clip's file cannot be decoded
@@ -16,7 +21,8 @@
        |- NonFiniteLoss                   the loss became NaN or infinite
        `- OutOfMemory                     device or host memory ran out
 
-Errors keep plain constructors (one message) because they cross process borders by pickle.
+Errors keep plain constructors (one message) because they cross process borders by pickle. `cause` is a word of
+raymsa/causes.py, which says whether the thing is tried again.
 """
 
 
@@ -24,10 +30,12 @@ class RaymsaError(Exception):
     """Anything raymsa reports to its user in one line."""
 
     exit_code = 1
+    cause = "fault"
 
 
 class UsageError(RaymsaError):
     exit_code = 2
+    cause = "user"
 
 
 class SpecError(UsageError):
@@ -53,9 +61,29 @@ class Cancelled(RaymsaError):
 class StoreError(RaymsaError):
     """The experiment store is unreachable, read-only or of an unknown version."""
 
+    cause = "store"
+
+
+class StoreAway(StoreError):
+    """The store does not answer now, or is locked or full; trying again may help."""
+
 
 class LeaseLost(RaymsaError):
     """The task was claimed by another driver, because this one was silent for too long."""
+
+
+class Paused(RaymsaError):
+    exit_code = 101
+
+
+class Stopped(RaymsaError):
+    """A run stopped because it was asked to; its checkpoint says where."""
+
+
+class Lost(RaymsaError):
+    """What a run needs is gone with a process or a machine; it can go on elsewhere."""
+
+    cause = "lost"
 
 
 class NoSession(RaymsaError):
@@ -64,6 +92,8 @@ class NoSession(RaymsaError):
 
 class DoesNotFit(RaymsaError):
     """The job asks for more CPUs or GPUs than the Ray session has."""
+
+    cause = "user"
 
 
 class MediaError(RaymsaError):
@@ -74,9 +104,19 @@ class TrainingError(RaymsaError):
     """A run ended early; the message says at which step and why."""
 
 
+class RunsFailed(RaymsaError):
+    """Runs of a task failed for good: each was tried as often as its own cause allows."""
+
+    cause = "runs"
+
+
 class NonFiniteLoss(TrainingError):
     """The loss is NaN or infinite; the message names the step and the clips."""
+
+    cause = "diverged"
 
 
 class OutOfMemory(TrainingError):
     """Memory ran out; the message says which setting would use less."""
+
+    cause = "memory"

@@ -14,6 +14,11 @@ def run_dir(run_id: str) -> Path:
     return home() / "runs" / run_id
 
 
+def job_log(job_id: str) -> Path:
+    """The file with everything that was said of a job."""
+    return home() / "jobs" / f"{job_id}.log"
+
+
 def models_dir() -> Path:
     """Model folders made here (the tiny Thinker)."""
     return home() / "models"

@@ -12,7 +12,10 @@ from raymsa.place import absolute, place
 from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
 from raymsa.target import Labels
 
-TASKS = ("prepare", "train")  # of every job, in this order
+
+def tasks_of(job: Any) -> tuple[str, ...]:
+    """The kinds of a job's tasks, in their order."""
+    return ("prepare", "train")
 
 
 def anchored(job: Any) -> Any:
@@ -71,7 +74,7 @@ def plan(job: Any) -> dict[str, Any]:
     there = (shards / "manifest.json").exists()
     return {
         "runs": len(made) * (job.search.trials if job.search else 1),
-        "tasks": len(TASKS),
+        "tasks": len(tasks_of(job)),
         **{f"trainable parameters of {run.variant}": trainable(run.spec) for run in made if run.seed == job.seeds[0]},
         "raw clips": str(raw_of(job.dataset)),
         "shards": f"{shards} ({'there' if there else 'to be made'})",

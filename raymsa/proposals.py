@@ -23,10 +23,16 @@ class Proposals(Protocol):
     """Gives runs to make, one at a time, and hears when one is over."""
 
     def next(self) -> Work | None:
-        """The next run, or None when there is nothing left to start."""
+        """The next run, or None when there is nothing to start now."""
+
+    def waiting(self) -> bool:
+        """Whether something may be there to start later."""
 
     def over(self, run_id: str) -> None:
-        """A run ended; the store says how."""
+        """A run ended, or was stopped; the store says how."""
+
+    def prune(self, values: dict[str, Any]) -> bool:
+        """Whether to give a run up after this report of an epoch."""
 
 
 def enter(store: Store, job_id: str, task_id: int, made: Iterable[Run]) -> list[queries.RunRow]:
@@ -45,18 +51,64 @@ def work_of(row: queries.RunRow, shards: str) -> Work:
     return {"run_id": row.id, "spec": row.spec, "shards": shards, "folder": str(run_dir(row.id))}
 
 
+class Open:
+    """Runs that are known and not over, in order; one that failed and is tried again comes when its time has come."""
+
+    def __init__(self, store: Store, rows: list[queries.RunRow]) -> None:
+        self._store = store
+        self._left = [row for row in rows if row.state in ("queued", "running")]
+        self._out: set[str] = set()
+
+    def next(self) -> queries.RunRow | None:
+        """The first one whose time has come."""
+        if not self._left:
+            return None
+        now = self._store.clock()
+        row = next((row for row in self._left if row.not_before is None or row.not_before <= now), None)
+        if row is not None:
+            self._left.remove(row)
+            self._out.add(row.id)
+        return row
+
+    def out(self, run_id: str) -> None:
+        """A run was started."""
+        self._out.add(run_id)
+
+    def over(self, run_id: str) -> queries.RunRow:
+        """A run ended: as it is now; it comes again if it was put back."""
+        self._out.discard(run_id)
+        row = queries.run(self._store, run_id)
+        if row.state in ("queued", "running"):
+            self._left.append(row)
+        return row
+
+    def waiting(self) -> bool:
+        """Whether there is more to come: a run that is being made may be put back."""
+        return bool(self._left or self._out)
+
+
 class Listed:
     """The job's runs that are still to be made, in order; a failed one waits for `raymsa retry`."""
 
-    def __init__(self, rows: list[queries.RunRow], shards: str) -> None:
-        self._left = iter([work_of(row, shards) for row in rows if row.state not in ("done", "failed")])
+    def __init__(self, store: Store, rows: list[queries.RunRow], shards: str) -> None:
+        self._open, self._shards = Open(store, rows), shards
 
     def next(self) -> Work | None:
         """The next run."""
-        return next(self._left, None)
+        row = self._open.next()
+        return None if row is None else work_of(row, self._shards)
+
+    def waiting(self) -> bool:
+        """Some are not over."""
+        return self._open.waiting()
 
     def over(self, run_id: str) -> None:
-        """Nothing follows from it."""
+        """It comes again if it was put back."""
+        self._open.over(run_id)
+
+    def prune(self, values: dict[str, Any]) -> bool:
+        """Never: these runs were asked for one by one."""
+        return False
 
 
 class Proposed:
@@ -68,7 +120,7 @@ class Proposed:
         self._space = _as_stored(job.spec["search"]["space"], template)
         self._trials: int = job.spec["search"]["trials"]
         rows = queries.runs(store, job.id)
-        self._open = [row for row in rows if row.state not in ("done", "failed")]
+        self._open = Open(store, rows)
         self._study = _study(job.spec["search"]["algorithm"], template.seed + len(rows))
         self._asked: dict[str, Any] = {}
         self._made = len(rows)
@@ -78,8 +130,8 @@ class Proposed:
 
     def next(self) -> Work | None:
         """A run that was interrupted, else one with newly proposed settings, until there were enough."""
-        if self._open:
-            return work_of(self._open.pop(0), self._shards)
+        if (again := self._open.next()) is not None:
+            return work_of(again, self._shards)
         while self._made < self._trials:
             asked = self._study.ask()
             values = {field: _suggest(asked, field, choice) for field, choice in self._space.items()}
@@ -89,14 +141,25 @@ class Proposed:
             rows = enter(self._store, self._job_id, self._task_id, [run])
             row = next(row for row in rows if row.variant == name)
             self._asked[row.id] = asked
+            self._open.out(row.id)
             return work_of(row, self._shards)
         return None
+
+    def waiting(self) -> bool:
+        """Some are not over."""
+        return self._open.waiting()
+
+    def prune(self, values: dict[str, Any]) -> bool:
+        """Not yet."""
+        return False
 
     def over(self, run_id: str) -> None:
         """Tell Optuna the run's best error on valid; one without has failed: NaN would stay open for ever."""
         from optuna.trial import TrialState
 
-        row = queries.run(self._store, run_id)
+        row = self._open.over(run_id)
+        if row.state in ("queued", "running"):
+            return
         value = row.valid_error
         asked = self._asked.pop(run_id, None)
         if asked is None:

@@ -1,42 +1,45 @@
-"""The queue: tasks of jobs, handed to drivers under a lease.
+"""The queue, as drivers see it: tasks of jobs, handed out under a lease. What people do to it is in orders.py.
 
     queued --claim--> running --finish----> done
-      ^  |               |-----fail-------> failed     (also after max_attempts drivers died)
-      |  `--cancel--.    |-----cancelled--> cancelled  (the driver saw that cancel was requested)
-      |             `----|----------------> cancelled
-      |------------------'  release, or the lease expired: the driver is dead
-      `---retry-------------- failed, cancelled
+     ^ | ^               |-----fail-------> failed      or queued again, if its cause allows it (see causes.py)
+     | | |               |-----release----> queued, or what somebody asked for: cancelled, paused
+     | | `---------------'     the lease expired, or the driver is known to be dead (failed after max_attempts)
+     | |--cancel----------------------------> cancelled
+     | |--pause / resume--------------------> paused, and back
+     | `--the deadline is over--------------> failed
+     `----retry---------------------------- failed, cancelled
 
-A job's tasks run one after the other, by `seq`. A job has no state of its own: `job_state` derives it.
-Whoever changes a state writes the event in the same transaction; `what` of the event is the new state.
-A claim is known by driver, attempt and start: a driver that comes back after its lease ended is told LeaseLost.
+A task starts when all tasks it waits for are done: the one before it in its job, and those of `after:`. A job has no
+state of its own: `job_state` derives it. Whoever changes a state writes the event in the same transaction; `what` of
+the event is the new state. A claim is known by driver, attempt and start: a driver that comes back after its lease
+ended is told LeaseLost. Times are the store's: see `Store.now`.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, case, exists, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
 
-from raymsa.errors import Cancelled, LeaseLost, NotFound, UsageError
+from raymsa.errors import LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.queries import Task
 from raymsa.store.records import insert_event
-from raymsa.store.tables import jobs, runs, tasks
+from raymsa.store.tables import jobs, runs, tasks, waits
 
 MAX_ATTEMPTS = 5
 
-# Whose turn it is: highest priority, then first submitted, with all earlier tasks of its job done. Made once: making
-# a statement takes longer than running it. SKIP LOCKED is for PostgreSQL, where two claims at one moment take
+# Whose turn it is: highest priority, then first submitted, of those that wait for nothing. Made once: making a
+# statement takes longer than running it. SKIP LOCKED is for PostgreSQL, where two claims at one moment take
 # different rows; SQLite has one writer at a time, and SQLAlchemy leaves it out.
-_EARLIER = tasks.alias("earlier")
-_WAITS = exists().where(_EARLIER.c.job_id == tasks.c.job_id, _EARLIER.c.seq < tasks.c.seq, _EARLIER.c.state != "done")
+_OTHER = tasks.alias("other")
+_WAITS = exists().where(waits.c.task_id == tasks.c.id, waits.c.after_id == _OTHER.c.id, _OTHER.c.state != "done")
+_LATER = and_(tasks.c.not_before.is_not(None), tasks.c.not_before > bindparam("at"))
 TURN = (
     select(tasks.c.id)
-    .where(tasks.c.state == "queued", ~_WAITS)
+    .where(tasks.c.state == "queued", ~_WAITS, ~_LATER)
     .order_by(tasks.c.priority.desc(), tasks.c.id)
     .limit(1)
     .with_for_update(skip_locked=True, of=tasks)
@@ -50,13 +53,6 @@ class NewTask(NamedTuple):
     payload: dict[str, Any]
 
 
-class Stopped(NamedTuple):
-    """What a cancel did: tasks that will not start, and running tasks whose driver was asked to stop."""
-
-    cancelled: int
-    asked: int
-
-
 def put(
     store: Store,
     name: str,
@@ -68,18 +64,24 @@ def put(
     git_commit: str | None,
     priority: int = 0,
     max_attempts: int = MAX_ATTEMPTS,
+    after: Iterable[int] = (),
+    deadline_s: float | None = None,
     now: float | None = None,
 ) -> str:
-    """Queue a job and its tasks; returns its id, 8 hex digits. Raises UsageError for a job without tasks."""
+    """Queue a job and its tasks; returns its id, 8 hex digits. Raises UsageError for a job without tasks.
+
+    Its tasks run one after the other, the first when the tasks `after` are done; all have to be done in `deadline_s`.
+    """
     if not tasks:
         raise UsageError(f"job {name}: there is nothing to do in it")
-    at = _now(now)
     job = {"name": name, "spec": spec, "submitted_by": submitted_by, "folder": folder, "git_commit": git_commit}
-    common = {"state": "queued", "priority": priority, "attempts": 0, "max_attempts": max_attempts, "created_at": at}
+    common = {"state": "queued", "priority": priority, "attempts": 0, "max_attempts": max_attempts}
     with store.write() as connection:
+        at = _now(store, connection, now)
         job_id = _new_id(connection)
         connection.execute(jobs.insert().values(id=job_id, created_at=at, **job))
-        _insert_tasks(connection, job_id, tasks, common, submitted_by)
+        common |= {"created_at": at, "deadline": None if deadline_s is None else at + deadline_s}
+        _insert_tasks(connection, job_id, tasks, common, submitted_by, list(after))
     return job_id
 
 
@@ -88,116 +90,129 @@ def claim(
 ) -> Task | None:
     """The next task, now held by `driver` for `lease_s`; None when nothing can start. A dead driver's task counts."""
     with store.write() as connection:
-        at = _now(now)  # now, not before: getting the turn to write can take seconds of the lease
-        held = {"state": "running", "driver": driver, "lease_until": at + lease_s, "started_at": at, "error": None}
-        _expire(connection, at, who=driver)
+        at = _now(store, connection, now)  # now, not before: getting the turn to write can take seconds of the lease
+        held = {"state": "running", "driver": driver, "lease_until": at + lease_s, "started_at": at}
+        cleared = {"error": None, "cause": None, "said": None, "not_before": None, "asked": None}
+        expire(connection, at, who=driver)
         # One statement picks and takes: no two drivers can get the same task.
         taking = update(tasks).where(tasks.c.id == _next_id(job_id)).values(attempts=tasks.c.attempts + 1, **held)
-        taking = taking.returning(tasks)
-        row = connection.execute(taking).one_or_none()
+        row = connection.execute(taking.values(cleared).returning(tasks), {"at": at}).one_or_none()
         if row is None:
             return None
-        _tell(connection, [row], f"attempt {row.attempts} of {row.max_attempts}", driver, at)
+        tell(connection, [row], f"attempt {row.attempts} of {row.max_attempts}", driver, at)
         return Task(**row._mapping)
 
 
-def renew(store: Store, task: Task, lease_s: float, *, now: float | None = None) -> None:
-    """Hold on to a task for another `lease_s`. Raises LeaseLost, and Cancelled when somebody cancelled it."""
+def renew(store: Store, task: Task, lease_s: float, said: str = "", *, now: float | None = None) -> str | None:
+    """Hold on to a task for another `lease_s`; returns the state somebody wants it in, or `deadline`, or None.
+
+    `said` is what its driver said last. Raises LeaseLost.
+    """
     with store.write() as connection:
-        row = _change(connection, task, lease_until=_now(now) + lease_s)
-    if row.cancel_requested:  # the lease is longer all the same: stopping takes time
-        raise Cancelled(f"task {task.id} ({task.kind}) of job {task.job_id} was cancelled")
+        at = _now(store, connection, now)
+        # Longer all the same if somebody wants it to end: stopping takes time.
+        row = _change(connection, task, lease_until=at + lease_s, **({"said": said} if said else {}))
+    late = row.deadline is not None and row.deadline <= at
+    return row.asked or ("deadline" if late else None)
 
 
 def finish(store: Store, task: Task, *, now: float | None = None) -> None:
     """A task is done. Raises LeaseLost."""
-    _end(store, task, "done", None, now)
+    with store.write() as connection:
+        at = _now(store, connection, now)
+        row = _change(connection, task, state="done", finished_at=at, lease_until=None)
+        tell(connection, [row], "", str(task.driver), at)
 
 
-def fail(store: Store, task: Task, error: str, *, now: float | None = None) -> None:
-    """A task ended with an error, and will not be tried again unless somebody says so. Raises LeaseLost."""
-    _end(store, task, "failed", error, now)
+def fail(
+    store: Store,
+    task: Task,
+    error: str,
+    cause: str = "fault",
+    again_s: float | None = None,
+    *,
+    now: float | None = None,
+) -> str:
+    """A task ended with an error; it is tried again in `again_s`, unless that is None or there were enough attempts.
+
+    Returns the task's new state. Raises LeaseLost.
+    """
+    again = again_s is not None and task.attempts < task.max_attempts
+    with store.write() as connection:
+        at = _now(store, connection, now)
+        common = {"error": error, "cause": cause, "lease_until": None}
+        if again:
+            row = _change(connection, task, state="queued", not_before=at + (again_s or 0), **common)
+            tell(connection, [row], f"{cause}: {error}; again in {again_s:.0f} s", str(task.driver), at)
+        else:
+            row = _change(connection, task, state="failed", finished_at=at, **common)
+            tell(connection, [row], f"{cause}: {error}", str(task.driver), at)
+    return str(row.state)
 
 
-def cancelled(store: Store, task: Task, *, now: float | None = None) -> None:
-    """The driver stopped a task that somebody cancelled. Raises LeaseLost."""
-    _end(store, task, "cancelled", None, now)
-
-
-def release(store: Store, task: Task, *, now: float | None = None) -> None:
+def release(store: Store, task: Task, *, now: float | None = None) -> str:
     """Give a task back: it keeps its place and the attempt does not count. Raises LeaseLost.
 
-    If somebody cancelled it meanwhile, it becomes cancelled instead.
+    If somebody cancelled or paused it meanwhile, it is in that state now, which is returned.
     """
-    at = _now(now)
-    asked = tasks.c.cancel_requested
-    back = {
-        "state": case((asked, "cancelled"), else_="queued"),
-        "finished_at": case((asked, at), else_=None),
-        "attempts": tasks.c.attempts - 1,
-        "lease_until": None,
-    }
     with store.write() as connection:
+        at = _now(store, connection, now)
+        back = {
+            "state": func.coalesce(tasks.c.asked, "queued"),
+            "finished_at": case((tasks.c.asked == "cancelled", at), else_=None),
+            "attempts": tasks.c.attempts - 1,
+            "lease_until": None,
+            "asked": None,
+        }
         row = _change(connection, task, **back)
-        _tell(connection, [row], "released", str(task.driver), at)
+        tell(connection, [row], "released", str(task.driver), at)
+    return str(row.state)
 
 
-def cancel(store: Store, job_id: str, who: str, *, now: float | None = None) -> Stopped:
-    """Cancel a job: queued tasks at once, running ones when their driver next renews. Raises NotFound."""
-    at = _now(now)
-    of_job = tasks.c.job_id == job_id
+def gone(store: Store, driver: str, why: str, *, now: float | None = None) -> int:
+    """Take what a driver holds that is known to be dead, without waiting for its lease; returns how many tasks."""
     with store.write() as connection:
-        _must_exist(connection, job_id)
-        asking = update(tasks).where(of_job, tasks.c.state == "running", ~tasks.c.cancel_requested)
-        asked = connection.execute(asking.values(cancel_requested=True).returning(tasks)).all()
-        for row in asked:
-            insert_event(connection, "cancel requested", job_id=job_id, task_id=row.id, who=who, at=at)
-        dead = [row for row in _expire(connection, at, who) if row.job_id == job_id and row.state == "cancelled"]
-        ending = update(tasks).where(of_job, tasks.c.state == "queued")
-        ended = connection.execute(ending.values(state="cancelled", finished_at=at).returning(tasks)).all()
-        _tell(connection, ended, "before it started", who, at)
-    running = {row.id for row in asked} - {row.id for row in dead}
-    return Stopped(cancelled=len(ended) + len(dead), asked=len(running))
-
-
-def retry(store: Store, job_id: str, who: str, *, now: float | None = None) -> int:
-    """Queue a job's failed and cancelled tasks again; returns how many. Raises NotFound, or UsageError if none."""
-    at = _now(now)
-    fresh = {"state": "queued", "attempts": 0, "cancel_requested": False, "error": None}
-    with store.write() as connection:
-        _must_exist(connection, job_id)
-        _expire(connection, at, who)
-        states = set(connection.execute(select(tasks.c.state).where(tasks.c.job_id == job_id)).scalars())
-        if "running" in states:
-            raise UsageError(f"job {job_id} still runs; wait for it, or cancel it first")
-        again = update(tasks).where(tasks.c.job_id == job_id, tasks.c.state.in_(("failed", "cancelled")))
-        cleared = {"driver": None, "started_at": None, "finished_at": None}
-        rows = connection.execute(again.values(**fresh, **cleared).returning(tasks)).all()
-        if not rows:
-            raise UsageError(f"job {job_id} has no failed or cancelled task to retry; it is {_describe(states)}")
-        again_too = update(runs).where(runs.c.job_id == job_id, runs.c.state.in_(("failed", "cancelled")))
-        connection.execute(again_too.values(state="queued", error=None, finished_at=None))
-        _tell(connection, rows, "retry", who, at)
-    return len(rows)
+        at = _now(store, connection, now)
+        held = select(tasks).where(tasks.c.state == "running", tasks.c.driver == driver).with_for_update()
+        return len([_take(connection, row, at, driver, why) for row in connection.execute(held).all()])
 
 
 def job_state(tasks: Iterable[Task]) -> str:
-    """A job's state from its tasks': failed, cancelled, done, running or queued."""
-    states = [task.state for task in tasks]
+    """A job's state from its tasks'."""
+    return state_of(task.state for task in tasks)
+
+
+def state_of(states: Iterable[str]) -> str:
+    """failed, cancelled, done, running, paused or queued."""
+    found = set(states)
     for state in ("failed", "cancelled"):
-        if state in states:
+        if state in found:
             return state
-    if all(state == "done" for state in states):
+    if found <= {"done"}:
         return "done"
-    return "running" if "running" in states else "queued"
+    return next((state for state in ("running", "paused") if state in found), "queued")
 
 
-def _describe(states: set[str]) -> str:
-    return "done" if states == {"done"} else "queued"
+def expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:
+    """Take running tasks from drivers whose lease ended, and fail queued ones that are too late; returns them."""
+    running, queued = tasks.c.state == "running", tasks.c.state.in_(("queued", "paused"))
+    over = or_(and_(running, tasks.c.lease_until < at), and_(queued, tasks.c.deadline <= at))
+    rows = connection.execute(select(tasks).where(over).order_by(tasks.c.id).with_for_update(skip_locked=True)).all()
+    return [_end_late(connection, row, at, who) for row in rows]
 
 
-def _now(now: float | None) -> float:
-    return time.time() if now is None else now
+def tell(connection: Connection, rows: Iterable[Row[Any]], detail: str, who: str, at: float) -> None:
+    """The event of a change, and the same change for runs that the task had not finished."""
+    for row in rows:
+        if row.state in ("queued", "paused", "cancelled", "failed"):
+            unfinished = runs.c.state.in_(("queued", "running"))
+            state = "queued" if row.state == "paused" else row.state
+            connection.execute(update(runs).where(runs.c.task_id == row.id, unfinished).values(state=state))
+        insert_event(connection, row.state, job_id=row.job_id, task_id=row.id, detail=detail, who=who, at=at)
+
+
+def _now(store: Store, connection: Connection, now: float | None) -> float:
+    return store.now(connection) if now is None else now
 
 
 def _new_id(connection: Connection) -> str:
@@ -209,12 +224,17 @@ def _new_id(connection: Connection) -> str:
 
 
 def _insert_tasks(
-    connection: Connection, job_id: str, new: Sequence[NewTask], common: dict[str, Any], who: str
+    connection: Connection, job_id: str, new: Sequence[NewTask], common: dict[str, Any], who: str, after: list[int]
 ) -> None:
     for seq, task in enumerate(new):
         values = {"job_id": job_id, "seq": seq, "kind": task.kind, "payload": task.payload, **common}
         row = connection.execute(tasks.insert().values(values).returning(tasks)).one()
-        _tell(connection, [row], "submitted", who, common["created_at"])
+        if after:
+            connection.execute(
+                waits.insert(), [{"task_id": row.id, "after_id": other} for other in dict.fromkeys(after)]
+            )
+        after = [row.id]
+        tell(connection, [row], "submitted", who, common["created_at"])
 
 
 def _next_id(job_id: str | None) -> Any:
@@ -222,32 +242,26 @@ def _next_id(job_id: str | None) -> Any:
     return (TURN if job_id is None else TURN.where(tasks.c.job_id == job_id)).scalar_subquery()
 
 
-def _expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:
-    """Take running tasks from drivers whose lease ended; returns them as they are now."""
-    dead = select(tasks).where(tasks.c.state == "running", tasks.c.lease_until < at)
-    rows = connection.execute(dead.order_by(tasks.c.id).with_for_update(skip_locked=True)).all()
-    return [_take_from_dead(connection, row, at, who) for row in rows]
-
-
-def _take_from_dead(connection: Connection, row: Row[Any], at: float, who: str) -> Row[Any]:
-    silent = f"driver {row.driver} was silent for longer than its lease"
-    state, error = "queued", None
-    if row.cancel_requested:
-        state = "cancelled"
-    elif row.attempts >= row.max_attempts:
-        state, error = "failed", f"gave up after {row.attempts} attempts: {silent}"
-    end = None if state == "queued" else at
-    values = {"state": state, "error": error, "finished_at": end, "lease_until": None}
-    changed = connection.execute(update(tasks).where(tasks.c.id == row.id).values(values).returning(tasks)).one()
-    _tell(connection, [changed], error or silent, who, at)
+def _end_late(connection: Connection, row: Row[Any], at: float, who: str) -> Row[Any]:
+    if row.state == "running":
+        return _take(connection, row, at, who, f"driver {row.driver} was silent for longer than its lease")
+    late = {"state": "failed", "finished_at": at, "error": "it was not done by its deadline", "cause": "deadline"}
+    changed = connection.execute(update(tasks).where(tasks.c.id == row.id).values(late).returning(tasks)).one()
+    tell(connection, [changed], "deadline", who, at)
     return changed
 
 
-def _end(store: Store, task: Task, state: str, error: str | None, now: float | None) -> None:
-    at = _now(now)
-    with store.write() as connection:
-        row = _change(connection, task, state=state, finished_at=at, lease_until=None, error=error)
-        _tell(connection, [row], error or "", str(task.driver), at)
+def _take(connection: Connection, row: Row[Any], at: float, who: str, why: str) -> Row[Any]:
+    """Take a task from a dead driver: what somebody asked for happens, or it is queued again, or given up."""
+    values: dict[str, Any] = {"state": row.asked or "queued", "asked": None}
+    if row.asked is None and row.attempts >= row.max_attempts:
+        error = f"gave up after {row.attempts} attempts: {why}"
+        values |= {"state": "failed", "error": error, "cause": "lost"}
+    end = at if values["state"] in ("failed", "cancelled") else None
+    changing = update(tasks).where(tasks.c.id == row.id).values(finished_at=end, lease_until=None, **values)
+    changed = connection.execute(changing.returning(tasks)).one()
+    tell(connection, [changed], values.get("error", why), who, at)
+    return changed
 
 
 def _change(connection: Connection, task: Task, **values: Any) -> Row[Any]:
@@ -267,15 +281,7 @@ def _who_has(connection: Connection, task: Task) -> str:
     return f"task {task.id} ({task.kind}) of job {task.job_id} {now}; {task.driver} no longer holds it"
 
 
-def _must_exist(connection: Connection, job_id: str) -> None:
+def must_exist(connection: Connection, job_id: str) -> None:
+    """Raises NotFound when there is no such job."""
     if not connection.execute(select(exists().where(jobs.c.id == job_id))).scalar():
         raise NotFound(f"no job {job_id!r} in the store")
-
-
-def _tell(connection: Connection, rows: Iterable[Row[Any]], detail: str, who: str, at: float) -> None:
-    """The event of a change, and the same change for runs that the task had not finished."""
-    for row in rows:
-        if row.state in ("queued", "cancelled", "failed"):
-            unfinished = runs.c.state.in_(("queued", "running"))
-            connection.execute(update(runs).where(runs.c.task_id == row.id, unfinished).values(state=row.state))
-        insert_event(connection, row.state, job_id=row.job_id, task_id=row.id, detail=detail, who=who, at=at)

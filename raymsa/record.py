@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raymsa.causes import again_in
 from raymsa.data.manifest import Manifest, target
 from raymsa.evaluation.metrics import CRITERIA, constant_scores, measure
 from raymsa.home import run_dir
+from raymsa.spec import QueueSpec
 from raymsa.store import Store, queries, records
 from raymsa.target import Classes, Target, task_of
 from raymsa.training.predictions import read_predictions
@@ -18,41 +20,61 @@ FACTS = ("trainable_parameters", "steps_total")  # known when a run begins
 class Recorder:
     """Listens to the runs of one task and writes the store."""
 
-    def __init__(self, store: Store, manifest: Manifest, facts: dict[str, Any], say: Callable[[str], None]) -> None:
-        self._store, self._manifest, self._facts, self._say = store, manifest, facts, say
+    def __init__(
+        self, store: Store, manifest: Manifest, queue: QueueSpec, facts: dict[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self._store, self._manifest, self._queue, self._facts, self._say = store, manifest, queue, facts, say
         self._over: set[str] = set()  # runs that said themselves how they ended
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """Record one report of a run; which keys it has says what happened (see training/run.py)."""
         run = queries.run(self._store, run_id)
-        seconds, resources = values["seconds"], run.spec["resources"]
-        records.add_cost(self._store, run_id, seconds, seconds * (resources["gpus"] or resources["cpus"]))
-        if values.get("memory_bytes", 0) > (run.peak_memory_bytes or 0):  # over all attempts, not the last alone
-            records.update_run(self._store, run_id, peak_memory_bytes=values["memory_bytes"])
+        self._count(run, values)
+        if "place" in values:  # a new attempt
+            self._over.discard(run_id)
+            records.update_run(self._store, run_id, place=values["place"])
         if "steps_total" in values:
             self._begin(run_id, values)
-        for step in values.get("steps") or ():
-            records.record_steps(self._store, run_id, step["step"], step["epoch"], step["values"])
-        if "valid_error" in values:
-            records.update_run(
-                self._store, run_id, best_epoch=values["best_epoch"], valid_error=values["best_valid_error"]
-            )
         if values.get("line"):
             self._say(f"{name_of(run_id)}  {values['line']}")
+        if values.get("stopped"):
+            self._over.add(run_id)
+            records.set_run_state(self._store, run_id, "queued", detail=values["stopped"])
+            self._say(f"{name_of(run_id)}  {values['stopped']}")
         if values.get("error"):
-            self._fail(run_id, values["error"])
+            self._fail(run, values["error"], values["cause"])
         if values.get("finished"):
             self._finish(run, values)
 
-    def ended(self, run_id: str, error: str | None) -> None:
-        """A run's trial is over; an error counts unless the run has said itself how it ended."""
-        if error is not None and run_id not in self._over:
-            self._fail(run_id, error)
+    def ended(self, run_id: str, error: tuple[str, str] | None, pruned: bool) -> None:
+        """A run's trial is over; an error (and its cause) counts unless the run has said itself how it ended."""
+        if run_id in self._over:
+            return
+        run = queries.run(self._store, run_id)
+        if pruned:
+            self._over.add(run_id)
+            records.set_run_state(self._store, run_id, "pruned", detail=f"after epoch {run.epoch}")
+            self._say(f"{name_of(run_id)}  stopped early after epoch {run.epoch}: others do better")
+        elif error is not None:
+            self._fail(run, *error)
 
-    def _fail(self, run_id: str, error: str) -> None:
-        self._over.add(run_id)
-        records.fail_run(self._store, run_id, error)
-        self._say(f"{name_of(run_id)}  failed: {error}")
+    def _count(self, run: queries.RunRow, values: dict[str, Any]) -> None:
+        """What it cost, and how far it is."""
+        seconds, resources = values["seconds"], run.spec["resources"]
+        facts: dict[str, Any] = {"left_s": values["left_s"]} if "left_s" in values else {}
+        if values.get("memory_bytes", 0) > (run.peak_memory_bytes or 0):  # over all attempts, not the last alone
+            facts["peak_memory_bytes"] = values["memory_bytes"]
+        if "valid_error" in values:
+            facts |= {"best_epoch": values["best_epoch"], "valid_error": values["best_valid_error"]}
+        cost = (seconds, seconds * (resources["gpus"] or resources["cpus"]))
+        records.record_steps(self._store, run.id, values.get("steps") or (), cost, **facts)
+
+    def _fail(self, run: queries.RunRow, error: str, cause: str) -> None:
+        self._over.add(run.id)
+        again_s = again_in(cause, run.failures + 1, self._queue.retries, self._queue.backoff_s)
+        records.fail_run(self._store, run.id, error, cause, again_s)
+        later = "" if again_s is None else f" (again in {again_s:.0f} s)"
+        self._say(f"{name_of(run.id)}  failed: {error}{later}")
 
     def _begin(self, run_id: str, values: dict[str, Any]) -> None:
         records.start_run(self._store, run_id, **self._facts, **{key: values[key] for key in FACTS})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import time
+import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,12 +14,13 @@ from ray.tune.search import Searcher
 
 from raymsa.cluster import remove_placement_group
 from raymsa.data.shards import Shared, free
+from raymsa.errors import StoreAway
 from raymsa.proposals import Proposals
-from raymsa.training.worker import trial
+from raymsa.training.worker import death, trial
 
-TRIAL_DEATHS = 2  # a run's own errors are reported, so a trial that dies was killed: it goes on from its checkpoint
-ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 TRIAL_CPUS = 0.01  # a trial's own actor only waits for its worker; Ray refuses 0 here
+GRACE_S = 60.0  # for running trainings to write a checkpoint when they are asked to stop
+STORE_EVERY_S = 2.0  # between two tries to reach a store that does not answer
 
 
 class Listener(Protocol):
@@ -26,44 +29,56 @@ class Listener(Protocol):
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """A run said something."""
 
-    def ended(self, run_id: str, error: str | None) -> None:
-        """A run's trial is over; `error` when it ended without saying so itself."""
+    def ended(self, run_id: str, error: tuple[str, str] | None, pruned: bool) -> None:
+        """A run's trial is over; `error` and its cause when it ended without saying so itself."""
+
+
+class Until(Protocol):
+    """How long to go on."""
+
+    def over(self) -> bool:
+        """It is time to end: trainings write a checkpoint first."""
+
+    def at_once(self) -> bool:
+        """There is no time for that."""
 
 
 def run_all(
     proposals: Proposals,
     listener: Listener,
-    stop: Callable[[], bool],
+    until: Until,
     at_once: int,
     storage: Path,
     shared: Shared | None = None,
 ) -> None:
-    """Train every proposed run, at most `at_once` at a time, until all are over or `stop` says so.
+    """Train every proposed run, at most `at_once` at a time, until all are over or `until` says so.
 
-    `shared` are the clips of all runs in the object store, which are freed at the end.
+    `shared` are the clips of all runs in the object store, which are freed at the end. Raises what the listener or
+    the proposals raised; StoreAway only after it lasted until the end.
     """
-    follow = Follow(listener)
-    name = shared.name if shared is not None else None
-
-    def over() -> bool:
-        return follow.trouble is not None or stop()
-
+    storage.mkdir(parents=True, exist_ok=True)
+    stop = storage / f"stop-{uuid.uuid4().hex[:8]}"  # of this attempt alone: an old one must not stop a new training
+    common = {"storage": str(storage), "stop": str(stop), "shared": shared.name if shared is not None else None}
+    follow = Follow(listener, until)
+    ends = Ends(follow, until, proposals, stop)
+    proposer = Proposer(proposals, common, ends, follow)
     try:
-        storage.mkdir(parents=True, exist_ok=True)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(trial, storage=str(storage), shared=name), {"CPU": TRIAL_CPUS}),
-            tune_config=tune.TuneConfig(search_alg=Proposer(proposals), num_samples=-1, max_concurrent_trials=at_once),
+            tune.with_resources(trial, {"CPU": TRIAL_CPUS}),
+            tune_config=tune.TuneConfig(search_alg=proposer, num_samples=-1, max_concurrent_trials=at_once),
             run_config=tune.RunConfig(
+                name=f"tune-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage),
                 callbacks=[follow],
-                stop=WhenAsked(over),
+                stop=ends,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=TRIAL_DEATHS),
+                failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
         tuner.fit()
     finally:
         follow.reap_all()
+        stop.unlink(missing_ok=True)
         if shared is not None:
             free(shared)
     if follow.trouble is not None:
@@ -80,23 +95,23 @@ class _Live:
 class Proposer(_Live, Searcher):  # type: ignore[misc]
     """Gives Tune its trials one by one. What it knows is in the store, so there is nothing for Tune to save."""
 
-    def __init__(self, proposals: Proposals) -> None:
+    def __init__(self, proposals: Proposals, common: dict[str, Any], ends: Ends, follow: Follow) -> None:
         super().__init__()
-        self._proposals = proposals
-        self._run_ids: dict[str, str] = {}
+        self._proposals, self._common, self._ends, self._follow = proposals, common, ends, follow
 
     def suggest(self, trial_id: str) -> Any:
-        """The next run as a trial's config."""
-        work = self._proposals.next()
-        if work is None:
+        """The next run as a trial's config; None while all that is left waits for its time."""
+        for run_id in self._follow.take_over():
+            self._follow.tell(partial(self._proposals.over, run_id))
+        if self._ends.asked():
             return Searcher.FINISHED
-        self._run_ids[trial_id] = work["run_id"]
-        return {"work": work}
+        work = self._follow.tell(self._proposals.next)
+        if work is None:
+            return None if self._proposals.waiting() and not self._ends.asked() else Searcher.FINISHED
+        return {"work": {**work, **self._common}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial is over, one way or another."""
-        if run_id := self._run_ids.pop(trial_id, None):
-            self._proposals.over(run_id)
+        """Tune says this before it tells `Follow`: what came of the run is not recorded yet."""
 
     def save(self, checkpoint_path: str) -> None:
         """An empty file: Tune wants one."""
@@ -112,17 +127,25 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     Ray's own cleaner needs a running dashboard; without one, a stopped trial's GPU would never be free again.
     """
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, until: Until) -> None:
+        self._listener, self._until = listener, until
         self._groups: dict[str, str] = {}
+        self.training: set[str] = set()  # runs that could write a checkpoint
+        self.pruned: set[str] = set()
+        self._ended: list[str] = []  # runs that the proposals have not heard of yet
         self.trouble: Exception | None = None  # of the listener; Tune would make a page of text of it
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A report of a run."""
         if group := result.get("placement_group"):
             self._groups[trial.trial_id] = group
-        if "run_id" in result:
-            self._tell(lambda: self._listener.report(result["run_id"], result))
+        if "run_id" not in result:
+            return
+        if "steps_total" in result:
+            self.training.add(result["run_id"])
+        if {"stopped", "error", "finished"} & result.keys():
+            self.training.discard(result["run_id"])
+        self.tell(lambda: self._listener.report(result["run_id"], result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended by itself, or was stopped."""
@@ -132,58 +155,74 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
         """A trial was lost."""
         self._over(trial, reason(trial))
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial was killed and starts again: what its worker held must be free first."""
-        self._reap(trial)
-
     def reap_all(self) -> None:
         """Remove what is left when the experiment was stopped."""
         for trial_id in list(self._groups):
             remove_placement_group(self._groups.pop(trial_id))
 
-    def _over(self, trial: Any, error: str | None) -> None:
-        self._reap(trial)
-        self._tell(lambda: self._listener.ended(trial.config["work"]["run_id"], error))
+    def tell(self, call: Callable[[], Any]) -> Any:
+        """Call the listener or the proposals. A store that does not answer is waited for, as long as the task is ours.
 
-    def _tell(self, call: Callable[[], None]) -> None:
-        """The first trouble ends the experiment; what comes after it is not recorded, and made again later."""
-        if self.trouble is None:
+        The first trouble ends the experiment; what comes after it is not recorded, and made again later.
+        """
+        while self.trouble is None:
             try:
-                call()
+                return call()
+            except StoreAway as error:
+                if self._until.over():
+                    self.trouble = error
+                time.sleep(STORE_EVERY_S)
             except Exception as error:
                 self.trouble = error
+        return None
 
-    def _reap(self, trial: Any) -> None:
+    def take_over(self) -> list[str]:
+        """Runs that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _over(self, trial: Any, error: tuple[str, str] | None) -> None:
         if group := self._groups.pop(trial.trial_id, None):
             remove_placement_group(group)
+        run_id = trial.config["work"]["run_id"]
+        self.training.discard(run_id)
+        self.tell(lambda: self._listener.ended(run_id, error, run_id in self.pruned))
+        self._ended.append(run_id)
 
 
-class WhenAsked(_Live, tune.Stopper):  # type: ignore[misc]
-    """Ends the experiment when the driver is asked to stop."""
+class Ends(_Live, tune.Stopper):  # type: ignore[misc]
+    """Ends single trials that promise nothing, and all of them when the driver is asked to stop."""
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
+    def __init__(self, follow: Follow, until: Until, proposals: Proposals, mark: Path) -> None:
+        self._follow, self._until, self._proposals, self._mark = follow, until, proposals, mark
+        self._asked_at: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never a single trial."""
-        return False
+        """Whether a search gives this trial up."""
+        if "valid_error" not in result or not self._follow.tell(lambda: self._proposals.prune(result)):
+            return False
+        self._follow.pruned.add(result["run_id"])
+        return True
+
+    def asked(self) -> bool:
+        """No more trials are to begin."""
+        return self._follow.trouble is not None or self._until.over()
 
     def stop_all(self) -> bool:
-        """Asked by Tune at every turn of its loop."""
-        return self._stop()
+        """Asked by Tune at every turn of its loop; the first time, trainings are asked for a checkpoint."""
+        if not self.asked():
+            return False
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            self._mark.touch()
+        late = time.monotonic() - self._asked_at > GRACE_S
+        return late or not self._follow.training or self._follow.trouble is not None or self._until.at_once()
 
 
-def reason(trial: Any) -> str:
-    """Why Tune gave a trial up, in one line."""
+def reason(trial: Any) -> tuple[str, str]:
+    """Why Tune gave a trial up, in one line, and the cause."""
     try:
         error = trial.get_pickled_error() or trial.get_error()
     except Exception:  # the error's class may not be importable here
         error = None
-    text = str(getattr(error, "cause", None) or error or "")
-    if "low on memory" in text or "OutOfMemoryError" in text:
-        return (
-            "host memory ran out, and Ray ended the run; lower train.batch_tokens or train.window_clips, or free memory"
-        )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if ERROR_LINE.match(line)]
-    return (named or lines or ["the trial ended without a reason"])[-1][:300]
+    return death(str(getattr(error, "cause", None) or error or ""))

@@ -37,6 +37,7 @@ OF_THE_JOB = {  # what all runs of a job share, and what to do instead
     "seeds": "seeds are the job's own, so that all else is equal",
     "variants": "variants do not nest; write one more",
     "search": "it belongs to the whole job; name settings of one run",
+    "queue": "it belongs to the whole job",
     "dataset": "all runs of a job read the same clips; write one job for each dataset",
 }
 
@@ -99,11 +100,25 @@ class SearchSpec(Spec):
         return {name: check_range(name, choice) for name, choice in value.items()}
 
 
+class QueueSpec(Spec):
+    """How the queue treats the job; nothing here changes a result."""
+
+    priority: int = Field(0, description="higher goes first; equal ones in the order of submission")
+    after: tuple[str, ...] = Field((), description="jobs (name or id) that must be done first; JOB/prepare: that task")
+    deadline_h: float | None = Field(None, gt=0, description="hours after submission when it counts as failed")
+    retries: int = Field(4, ge=0, description="times that a run or task is tried again (see raymsa/causes.py)")
+    backoff_s: float = Field(30, ge=0, description="seconds before the first retry; doubled each time, 600 at most")
+    runs_at_once: int | None = Field(None, ge=1, description="runs at a time; null: as many as there are devices")
+
+
 class ResourcesSpec(Spec):
     """What one run needs."""
 
     gpus: int = Field(1, ge=0, le=1, description="GPUs per run; 0 trains on the CPU")
     cpus: int = Field(1, ge=1, description="CPU cores per run")
+    custom: dict[str, float] = Field(
+        default_factory=dict, description="amounts of a cluster's own resources, as its nodes declare them"
+    )
 
 
 class EvaluateSpec(Spec):
@@ -134,6 +149,7 @@ class _JobBase(Spec):
     search: SearchSpec | None = Field(None, description="search over fields; null runs the file as it is")
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec, description="what one run needs")
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec, description="what is scored at the end")
+    queue: QueueSpec = Field(default_factory=QueueSpec, description="priority, dependencies, retries")
 
     @field_validator("seeds")
     @classmethod
@@ -304,7 +320,7 @@ def _read_section(section: str, path: Path, where: str = "") -> dict[str, Any]:
 
 def _forkless(job: Any) -> dict[str, Any]:
     raw: dict[str, Any] = job.model_dump(mode="json")
-    return {**raw, "variants": {}, "search": None}
+    return {**raw, "variants": {}, "search": None, "queue": {}}
 
 
 def _variant_problems(job: Any) -> Iterator[str]:

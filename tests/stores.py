@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, create_engine, text
 
 from raymsa import queue
-from raymsa.store import Store, records
+from raymsa.store import Store, migrations, records
 from tests import postgres
 
 # Why there is no PostgreSQL to test on; empty when there is.
@@ -45,6 +46,36 @@ def add_runs(store: Store, job_id: str, *ids: str) -> None:
         for seed, run_id in enumerate(ids)
     ]
     records.create_runs(store, rows)
+
+
+def first_schema(url: str) -> None:
+    """A store as the first raymsa left it: a job with two tasks, the second to be cancelled, and a run."""
+    job = {"name": "old", "spec": "{}", "created_at": 1, "submitted_by": "ada", "folder": "/work"}
+    task = {"job_id": "aaaaaaaa", "kind": "prepare", "payload": "{}", "state": "queued", "priority": 0, "attempts": 0}
+    run = {"id": "r1", "job_id": "aaaaaaaa", "variant": "disc", "seed": 1, "group_key": "g", "spec": "{}"}
+    run |= {"spec_digest": "d", "state": "done", "attempts": 1, "wall_s": 1, "device_s": 1, "valid_mae": 0.75}
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0001")
+        _insert(connection, "jobs", {"id": "aaaaaaaa", **job})
+        for seq, asked in enumerate((False, True)):
+            _insert(
+                connection, "tasks", {**task, "seq": seq, "max_attempts": 5, "created_at": 1, "cancel_requested": asked}
+            )
+        _insert(connection, "runs", run)
+    engine.dispose()
+
+
+def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    names = ", ".join(row)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in row)})"), row)
+
+
+def entry(step: int, values: dict[str, float]) -> dict[str, Any]:
+    """What a run reports of a step."""
+    return {"step": step, "epoch": 0, "values": values}
 
 
 def start(action: str, *arguments: Any) -> "subprocess.Popen[str]":
@@ -85,7 +116,7 @@ def write_steps(url: str, go: str, run_id: str, count: int) -> None:
     with Store.open(url) as store:
         _wait_for(go)
         for step in range(count):
-            records.record_steps(store, run_id, step, 0, {"loss": 1.0 / (step + 1), "clips": 16.0})
+            records.record_steps(store, run_id, [entry(step, {"loss": 1.0 / (step + 1), "clips": 16.0})])
     print(count)
 
 

@@ -356,7 +356,7 @@ def test_a_job_that_ended_well_has_nothing_to_cancel_or_retry(home: Path, tmp_pa
     finish(home, job_id)
     result = call("cancel", job_id)
     assert result.exit_code == 1
-    assert "nothing to cancel; it is done" in result.stderr
+    assert "nothing that could be cancelled; it is done" in result.stderr
     result = call("retry", job_id)
     assert result.exit_code == 2
     assert "no failed or cancelled task to retry" in result.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raymsa import queue
-from raymsa.driver import Driver, job_log, submit
-from raymsa.home import run_dir
+from raymsa import orders, queue
+from raymsa.driver import Driver, submit
+from raymsa.home import job_log, run_dir
 from raymsa.predict import predict
 from raymsa.report.results import results
 from raymsa.spec import load_job
@@ -134,7 +134,7 @@ def test_a_stopped_driver_gives_its_task_back_and_another_finishes_it(store, tmp
     assert state(store, job_id) == "queued"
     assert [t.attempts for t in queries.tasks(store, job_id)] == [1, 0]
     assert no_placement_group_is_left()
-    queue.cancel(store, job_id, "a test")
+    orders.cancel(store, job_id, "a test")
     assert state(store, job_id) == "cancelled"
 
 
@@ -142,7 +142,7 @@ def test_a_cancelled_job_stops_while_it_runs_and_frees_what_it_held(store, tmp_p
     job_id = submit(store, load_job(job_file(tmp_path, train={"epochs": 30, "batch_clips": 4, "patience": 30})))
     thread = in_thread(Driver(store, lambda line: None), lambda: state(store, job_id) not in ("queued", "running"))
     wait_for(lambda: any((r.epoch or 0) > 1 for r in queries.runs(store, job_id)))
-    assert queue.cancel(store, job_id, "a test").asked == 1
+    assert orders.cancel(store, job_id, "a test").asked == 1
     thread.join(60)
     assert not thread.is_alive()
     assert state(store, job_id) == "cancelled"

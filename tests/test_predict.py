@@ -14,7 +14,7 @@ from raymsa.errors import DataError, SpecError
 from raymsa.home import run_dir, store_url
 from raymsa.predict import predict
 from raymsa.record import Recorder
-from raymsa.spec import load_job, runs
+from raymsa.spec import QueueSpec, load_job, runs
 from raymsa.store import Store, queries, records
 from raymsa.target import Labels
 from raymsa.training import checkpoint
@@ -104,7 +104,7 @@ def test_only_a_score_can_be_out_of_range(store, tmp_path, task):
         name="m", digest="0", counts=none, without_sound=none, without_picture=none, cut_sound=0, damaged=0, rejects=0,
         labels=Labels(counts={"happy": 1}), settings={}, versions={}, files=(),
     )  # fmt: skip
-    recorder = Recorder(store, manifest, {}, lambda line: None)
+    recorder = Recorder(store, manifest, QueueSpec(), {}, lambda line: None)
     recorder.report(run_id, {"seconds": 1.0, "best_epoch": 1, "data_wait": 0.0, "finished": True})
     finals = queries.finals(store, run_id)["test"]
     assert finals["unparsable"] == 1.0 and finals.get("out_of_range") == (None if task == "class" else 1.0)

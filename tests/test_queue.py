@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from raymsa import queue
-from raymsa.errors import Cancelled, LeaseLost, NotFound, UsageError
-from raymsa.queue import Stopped
+from raymsa import orders, queue
+from raymsa.errors import LeaseLost, NotFound, UsageError
+from raymsa.orders import Ended
 from raymsa.store import Store, queries
 from raymsa.store.queries import Task
 from tests import stores
@@ -118,7 +118,7 @@ def test_a_renewed_lease_is_not_taken_away(store: Store) -> None:
     assert claim(store, "bob", now=91).attempts == 2
 
 
-@pytest.mark.parametrize("late", ["renew", "finish", "fail", "release", "cancelled"])
+@pytest.mark.parametrize("late", ["renew", "finish", "fail", "release"])
 def test_a_driver_that_was_silent_too_long_is_told_it_lost_the_lease(store: Store, late: str) -> None:
     job_id = put(store)
     old = claim(store, "ann", now=0)
@@ -169,12 +169,11 @@ def test_a_task_whose_drivers_all_died_is_given_up(store: Store) -> None:
 def test_cancel_ends_what_waits_and_asks_what_runs(store: Store) -> None:
     job_id = put(store, tasks=3)
     task = claim(store)
-    assert queue.cancel(store, job_id, "eve") == Stopped(cancelled=2, asked=1)
+    assert orders.cancel(store, job_id, "eve") == Ended(ended=2, asked=1)
     assert states(store, job_id) == ["running", "cancelled", "cancelled"]
-    assert queue.cancel(store, job_id, "eve") == Stopped(cancelled=0, asked=0)
-    with pytest.raises(Cancelled, match="was cancelled"):
-        queue.renew(store, task, LEASE_S)
-    queue.cancelled(store, task)
+    assert orders.cancel(store, job_id, "eve") == Ended(ended=0, asked=0)
+    assert queue.renew(store, task, LEASE_S) == "cancelled"
+    assert queue.release(store, task) == "cancelled"
     assert states(store, job_id) == ["cancelled"] * 3
     assert queue.claim(store, "ann", LEASE_S) is None
 
@@ -182,26 +181,17 @@ def test_cancel_ends_what_waits_and_asks_what_runs(store: Store) -> None:
 def test_a_driver_that_stops_in_order_has_time_to(store: Store) -> None:
     job_id = put(store)
     task = claim(store, now=0)
-    queue.cancel(store, job_id, "eve", now=1)
-    with pytest.raises(Cancelled):
-        queue.renew(store, task, LEASE_S, now=29)
+    orders.cancel(store, job_id, "eve", now=1)
+    assert queue.renew(store, task, LEASE_S, now=29) == "cancelled"
     assert queue.claim(store, "bob", LEASE_S, now=58) is None
-    queue.cancelled(store, task, now=58)
-
-
-def test_a_task_that_was_cancelled_and_is_released_does_not_run_again(store: Store) -> None:
-    job_id = put(store)
-    task = claim(store)
-    queue.cancel(store, job_id, "eve")
-    queue.release(store, task)
-    assert states(store, job_id) == ["cancelled"]
+    assert queue.release(store, task, now=58) == "cancelled"
 
 
 @pytest.mark.parametrize("cancelled_at", [5, LEASE_S + 5])
 def test_a_dead_drivers_task_can_be_cancelled(store: Store, cancelled_at: float) -> None:
     job_id = put(store)
     claim(store, "dead", now=0)
-    queue.cancel(store, job_id, "eve", now=cancelled_at)
+    orders.cancel(store, job_id, "eve", now=cancelled_at)
     assert queue.claim(store, "bob", LEASE_S, now=LEASE_S + 6) is None
     assert states(store, job_id) == ["cancelled"]
 
@@ -209,7 +199,7 @@ def test_a_dead_drivers_task_can_be_cancelled(store: Store, cancelled_at: float)
 def test_cancelling_what_is_over_changes_nothing(store: Store) -> None:
     job_id = put(store)
     queue.finish(store, claim(store))
-    assert queue.cancel(store, job_id, "eve") == Stopped(0, 0)
+    assert orders.cancel(store, job_id, "eve") == Ended(0, 0)
     assert states(store, job_id) == ["done"]
 
 
@@ -217,28 +207,28 @@ def test_retry_queues_again_what_failed_and_was_cancelled_but_not_what_is_done(s
     job_id = put(store, tasks=4)
     queue.finish(store, claim(store))
     queue.fail(store, claim(store), "out of memory")
-    queue.cancel(store, job_id, "eve")
+    orders.cancel(store, job_id, "eve")
     assert states(store, job_id) == ["done", "failed", "cancelled", "cancelled"]
-    assert queue.retry(store, job_id, "eve") == 3
+    assert orders.retry(store, job_id, "eve") == 3
     assert states(store, job_id) == ["done", "queued", "queued", "queued"]
     task = claim(store)
-    assert (task.seq, task.attempts, task.error, task.cancel_requested) == (1, 1, None, False)
+    assert (task.seq, task.attempts, task.error, task.asked) == (1, 1, None, None)
 
 
 def test_retry_of_what_runs_waits_or_is_done_is_refused(store: Store) -> None:
     job_id = put(store)
     with pytest.raises(UsageError, match="no failed or cancelled task to retry; it is queued"):
-        queue.retry(store, job_id, "eve")
+        orders.retry(store, job_id, "eve")
     task = claim(store)
     with pytest.raises(UsageError, match="still runs"):
-        queue.retry(store, job_id, "eve")
+        orders.retry(store, job_id, "eve")
     queue.finish(store, task)
     with pytest.raises(UsageError, match="it is done"):
-        queue.retry(store, job_id, "eve")
+        orders.retry(store, job_id, "eve")
 
 
 def test_a_job_that_is_not_there_is_not_found(store: Store) -> None:
-    for change in (queue.cancel, queue.retry):
+    for change in (orders.cancel, orders.pause, orders.resume, orders.retry, orders.remove):
         with pytest.raises(NotFound, match="no job 'abc'"):
             change(store, "abc", "eve")
 
@@ -251,6 +241,7 @@ def test_a_jobs_state_follows_from_its_tasks(store: Store) -> None:
         "cancelled": ["done", "cancelled", "queued"],
         "done": ["done", "done"],
         "running": ["done", "running", "queued"],
+        "paused": ["done", "paused", "queued"],
         "queued": ["done", "queued"],
     }.items():
         assert queue.job_state([replace(task, state=state) for state in found]) == expected
@@ -260,9 +251,9 @@ def test_the_log_tells_what_happened_when_and_by_whom(store: Store) -> None:
     job_id = put(store, now=1)
     queue.release(store, claim(store, "ann", now=2), now=3)
     queue.fail(store, claim(store, "bob", now=4), "NaN loss at step 7", now=5)
-    queue.retry(store, job_id, "ada", now=6)
+    orders.retry(store, job_id, "ada", now=6)
     claim(store, "cid", now=7)
-    queue.cancel(store, job_id, "ada", now=8)
+    orders.cancel(store, job_id, "ada", now=8)
     queue.finish(store, claim_of(store, job_id), now=9)
     assert [event.at for event in queries.events(store, job_id)] == list(range(1, 10))
     assert story(store, job_id) == [
@@ -270,10 +261,10 @@ def test_the_log_tells_what_happened_when_and_by_whom(store: Store) -> None:
         "running: attempt 1 of 5 (ann)",
         "queued: released (ann)",
         "running: attempt 1 of 5 (bob)",
-        "failed: NaN loss at step 7 (bob)",
+        "failed: fault: NaN loss at step 7 (bob)",
         "queued: retry (ada)",
         "running: attempt 1 of 5 (cid)",
-        "cancel requested:  (ada)",
+        "cancelled asked for:  (ada)",
         "done:  (cid)",
     ]
 
@@ -285,8 +276,9 @@ def claim_of(store: Store, job_id: str) -> Task:
 # Anything, in any order
 
 DRAWN = {  # the states of queue.py's docstring
-    "queued": {"running", "cancelled"},
-    "running": {"queued", "done", "failed", "cancelled"},
+    "queued": {"running", "cancelled", "paused", "failed"},
+    "running": {"queued", "done", "failed", "cancelled", "paused"},
+    "paused": {"queued", "cancelled", "failed"},
     "failed": {"queued"},
     "cancelled": {"queued"},
     "done": set(),
@@ -294,7 +286,7 @@ DRAWN = {  # the states of queue.py's docstring
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Three drivers, some of them slow, and a person who cancels and retries."""
+    """Three drivers, some of them slow or killed, and a person who changes her mind."""
 
     held = Bundle("held")
     job_ids = Bundle("job_ids")
@@ -317,9 +309,10 @@ class QueueMachine(RuleBasedStateMachine):
         told = queries.events(self.store)
         return sum(event.task_id == task_id and event.what == "running" for event in told)
 
-    @rule(target=job_ids, tasks=st.integers(1, 3), priority=st.integers(0, 1))
-    def submit(self, tasks: int, priority: int) -> str:
-        return put(self.store, tasks=tasks, priority=priority, max_attempts=2, now=self.tick())
+    @rule(target=job_ids, tasks=st.integers(1, 3), priority=st.integers(0, 1), deadline_s=st.none() | st.just(40.0))
+    def submit(self, tasks: int, priority: int, deadline_s: float | None) -> str:
+        about = {"tasks": tasks, "priority": priority, "deadline_s": deadline_s}
+        return put(self.store, **about, max_attempts=2, now=self.tick())
 
     @rule(target=held, driver=st.sampled_from("abc"))
     def claim(self, driver: str) -> object:
@@ -330,32 +323,48 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.tick(seconds)
 
-    @rule(claimed=held, action=st.sampled_from(["renew", "finish", "fail", "release", "cancelled"]))
+    @rule(claimed=held, action=st.sampled_from(["renew", "finish", "fail", "fail for now", "release"]))
     def act(self, claimed: tuple[Task, int], action: str) -> None:
         task, start = claimed
         row = next(row for row in queries.tasks(self.store) if row.id == task.id)
-        arguments = {"renew": (10,), "fail": ("broke",)}.get(action, ())
-        expected: type[Exception] | None = None
-        if row.state != "running" or self.starts(task.id) != start:
-            expected = LeaseLost
-        elif action == "renew" and row.cancel_requested:
-            expected = Cancelled
+        name, *arguments = {
+            "renew": ("renew", 10),
+            "fail": ("fail", "broke"),
+            "fail for now": ("fail", "x", "lost", 5.0),
+        }.get(action, (action,))
+        holds = row.state == "running" and self.starts(task.id) == start
         try:
-            getattr(queue, action)(self.store, task, *arguments, now=self.tick())
-        except (LeaseLost, Cancelled) as error:
-            assert type(error) is expected
+            said = getattr(queue, name)(self.store, task, *arguments, now=self.tick())
+        except LeaseLost:
+            assert not holds
         else:
-            assert expected is None
+            assert holds
+            assert action != "renew" or said in (row.asked, "deadline")
+
+    @rule(driver=st.sampled_from("abc"))
+    def is_known_to_be_dead(self, driver: str) -> None:
+        queue.gone(self.store, driver, "it was killed", now=self.tick())
+        assert not any(task.state == "running" and task.driver == driver for task in queries.tasks(self.store))
 
     @rule(job_id=job_ids)
     def cancel(self, job_id: str) -> None:
-        queue.cancel(self.store, job_id, "eve", now=self.tick())
+        orders.cancel(self.store, job_id, "eve", now=self.tick())
+        assert not {"queued", "paused"} & set(states(self.store, job_id))
+
+    @rule(job_id=job_ids)
+    def pause(self, job_id: str) -> None:
+        orders.pause(self.store, job_id, "eve", now=self.tick())
         assert "queued" not in states(self.store, job_id)
+
+    @rule(job_id=job_ids)
+    def resume(self, job_id: str) -> None:
+        orders.resume(self.store, job_id, "eve", now=self.tick())
+        assert "paused" not in states(self.store, job_id)
 
     @rule(job_id=job_ids)
     def retry(self, job_id: str) -> None:
         try:
-            queue.retry(self.store, job_id, "eve", now=self.tick())
+            orders.retry(self.store, job_id, "eve", now=self.tick())
         except UsageError:
             return
         assert not {"failed", "cancelled"} & set(states(self.store, job_id))
@@ -369,7 +378,7 @@ class QueueMachine(RuleBasedStateMachine):
         told = queries.events(self.store)
         for task in queries.tasks(self.store):
             path = [event.what for event in told if event.task_id == task.id and event.what in DRAWN]
-            assert path[0] == "queued" and path[-1] == task.state
+            assert path[0] == "queued" and path[-1] == task.state, path
             assert all(after in DRAWN[before] for before, after in pairwise(path))
 
     @invariant()
@@ -377,8 +386,9 @@ class QueueMachine(RuleBasedStateMachine):
         for task in queries.tasks(self.store):
             assert (task.state == "running") == (task.lease_until is not None)
             assert (task.state in ("done", "failed", "cancelled")) == (task.finished_at is not None)
-            assert not (task.state == "queued" and task.cancel_requested)
-            assert (task.error is not None) == (task.state == "failed")
+            assert task.asked is None or task.state in ("running", "done", "failed")
+            assert task.error is not None or task.state != "failed"
+            assert task.error is None or task.state != "running"
             assert task.attempts <= task.max_attempts
 
     @invariant()
@@ -399,3 +409,80 @@ def test_the_claim_reads_its_index_and_sorts_nothing(tmp_path: Path) -> None:
         turn = queue._next_id(None).compile(store.engine, compile_kwargs={"literal_binds": True})
         plan = " / ".join(row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN SELECT {turn}"))
     assert "tasks USING" in plan and "ix_tasks_claim" in plan and "TEMP B-TREE" not in plan, plan
+
+
+# Waiting for other jobs, later, and too late
+
+
+def test_a_job_waits_for_the_tasks_it_is_after(store: Store) -> None:
+    first = put(store, tasks=2)
+    early = [task.id for task in queries.tasks(store, first)]
+    late = put(store, priority=9, after=[early[0]])
+    last = put(store, priority=9, after=early)
+    assert claim(store).id == early[0] and queue.claim(store, "bob", LEASE_S) is None
+    queue.finish(store, claim_of(store, first))
+    assert claim(store).job_id == late
+    assert claim(store).id == early[1]
+    queue.fail(store, claim_of(store, first), "broke")
+    assert queue.claim(store, "bob", LEASE_S) is None and states(store, last) == ["queued"]
+    orders.retry(store, first, "eve")
+    queue.finish(store, claim(store))
+    assert claim(store).job_id == last
+
+
+def test_a_task_that_is_tried_again_waits_first_and_not_for_ever(store: Store) -> None:
+    job_id = put(store, max_attempts=2)
+    task = claim(store, now=0)
+    assert queue.fail(store, task, "node 7 is gone", "lost", 30.0, now=1) == "queued"
+    assert queue.claim(store, "bob", LEASE_S, now=30) is None
+    task = claim(store, now=32)
+    assert (task.attempts, task.error, task.not_before) == (2, None, None)
+    assert queue.fail(store, task, "node 8 is gone", "lost", 30.0, now=33) == "failed"
+    assert queries.tasks(store, job_id)[0].cause == "lost"
+    assert "queued: lost: node 7 is gone; again in 30 s (ann)" in story(store, job_id)
+
+
+def test_what_is_not_done_by_its_deadline_has_failed(store: Store) -> None:
+    job_id = put(store, tasks=2, deadline_s=100.0, now=0)
+    task = claim(store, now=10)
+    assert queue.renew(store, task, 500, now=99) is None
+    assert queue.renew(store, task, 500, now=100) == "deadline"
+    assert queue.claim(store, "bob", LEASE_S, now=101) is None
+    assert [(t.state, t.cause) for t in queries.tasks(store, job_id)] == [("running", None), ("failed", "deadline")]
+
+
+def test_a_paused_job_starts_nothing_until_it_is_resumed_and_keeps_its_place(store: Store) -> None:
+    first = put(store, tasks=2)
+    put(store)
+    task = claim(store)
+    assert orders.pause(store, first, "eve") == Ended(ended=1, asked=1)
+    assert queue.renew(store, task, LEASE_S) == "paused" and queue.release(store, task) == "paused"
+    assert states(store, first) == ["paused", "paused"]
+    assert orders.resume(store, first, "eve") == 2
+    assert claim(store).id == task.id
+
+
+def test_a_driver_that_is_known_to_be_dead_gives_its_tasks_back_at_once(store: Store) -> None:
+    job_id = put(store)
+    claim(store, "dead:1")
+    put(store)
+    claim(store, "alive:2")
+    assert queue.gone(store, "dead:1", "its process was killed") == 1
+    assert claim(store, "bob").job_id == job_id
+    assert "queued: its process was killed (dead:1)" in story(store, job_id)
+
+
+def test_a_removed_job_leaves_its_story_and_nothing_else(store: Store) -> None:
+    job_id = put(store)
+    stores.add_runs(store, job_id, "r1")
+    waiting = put(store, "later", after=[task.id for task in queries.tasks(store, job_id)])
+    with pytest.raises(UsageError, match=f"{waiting} waits for it"):
+        orders.remove(store, job_id, "eve")
+    orders.remove(store, waiting, "eve")
+    task = claim(store)
+    with pytest.raises(UsageError, match="still runs"):
+        orders.remove(store, job_id, "eve")
+    queue.finish(store, task)
+    assert orders.remove(store, job_id, "eve") == ["r1"]
+    assert queries.jobs(store) == queries.tasks(store) == queries.runs(store) == []
+    assert story(store, job_id)[-1] == "removed:  (eve)"

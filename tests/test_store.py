@@ -103,16 +103,14 @@ def test_migrations_from_empty_give_the_tables_of_the_code(store: Store) -> None
 
 
 def test_a_store_of_the_first_schema_is_upgraded_and_keeps_what_it_holds(url: str) -> None:
-    with Store.open(url) as store:
-        stores.add_runs(store, stores.put(store), "r1")
-        with store.write() as connection:  # back to 0001, as the first raymsa left it
-            connection.execute(text("UPDATE runs SET valid_error = 0.75"))
-            connection.execute(text("ALTER TABLE runs RENAME COLUMN valid_error TO valid_mae"))
-            connection.execute(text("ALTER TABLE runs DROP COLUMN data_wait"))
-            connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'"))
+    stores.first_schema(url)
     with Store.open(url) as store:
         run = queries.run(store, "r1")
-        assert (run.valid_error, run.data_wait) == (0.75, None)
+        assert (run.valid_error, run.data_wait, run.failures) == (0.75, None, 0)
+        prepare, train = queries.tasks(store)
+        assert (prepare.asked, train.asked) == (None, "cancelled")
+        with store.read() as connection:  # train waits for prepare, as it did
+            assert connection.execute(tables.waits.select()).all() == [(train.id, prepare.id)]
 
 
 # What is wrong, in one line
@@ -121,7 +119,7 @@ def test_a_store_of_the_first_schema_is_upgraded_and_keeps_what_it_holds(url: st
 def test_a_store_of_a_newer_version_is_refused(store: Store, url: str) -> None:
     with store.write() as connection:
         connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0999'"))
-    with pytest.raises(StoreError, match=r"version 0999 .* knows versions up to 0002: upgrade raymsa"):
+    with pytest.raises(StoreError, match=r"version 0999 .* knows versions up to 0003: upgrade raymsa"):
         Store.open(url)
 
 
@@ -236,7 +234,7 @@ def _refused(url: str, problem: str) -> str:
 
 
 def test_what_was_not_a_number_comes_back_so_and_infinity_stays(store: Store, run_id: str) -> None:
-    records.record_steps(store, run_id, 1, 0, {"loss": math.nan, "lr": math.inf, "drop": -math.inf})
+    records.record_steps(store, run_id, [stores.entry(1, {"loss": math.nan, "lr": math.inf, "drop": -math.inf})])
     records.finish_run(
         store, run_id, {}, {"test": {"corr": math.nan, "mae": 0.5}}, [{**PREDICTION, "clip_id": "a", "score": math.nan}]
     )
@@ -249,7 +247,9 @@ def test_what_was_not_a_number_comes_back_so_and_infinity_stays(store: Store, ru
 
 def test_numbers_of_numpy_are_stored_as_numbers(store: Store, run_id: str) -> None:
     records.start_run(store, run_id, trainable_parameters=np.int64(7), valid_error=np.float32(0.5))
-    records.record_steps(store, run_id, np.int64(3), np.int32(1), {"loss": np.float32(0.25)})  # type: ignore
+    records.record_steps(
+        store, run_id, [{"step": np.int64(3), "epoch": np.int32(1), "values": {"loss": np.float32(0.25)}}]
+    )
     row, (step,) = queries.run(store, run_id), queries.steps(store, run_id)
     assert (row.trainable_parameters, row.valid_error, row.step, row.epoch) == (7, 0.5, 3, 1)
     assert (step.step, step.value, step.epoch) == (3, 0.25, 1)
@@ -302,7 +302,7 @@ def test_creating_runs_again_leaves_what_they_have_done(store: Store, run_id: st
 
 def test_a_step_that_is_reported_again_is_replaced_and_progress_is_the_latest(store: Store, run_id: str) -> None:
     for step, epoch, loss in [(1, 0, 3.0), (2, 0, 2.0), (1, 0, 1.0)]:  # a run resumed before step 1
-        records.record_steps(store, run_id, step, epoch, {"loss": loss})
+        records.record_steps(store, run_id, [{"step": step, "epoch": epoch, "values": {"loss": loss}}])
     assert [(s.step, s.value) for s in queries.steps(store, run_id)] == [(1, 1.0), (2, 2.0)]
     assert queries.run(store, run_id).step == 1
 
@@ -310,7 +310,7 @@ def test_a_step_that_is_reported_again_is_replaced_and_progress_is_the_latest(st
 def test_cost_adds_up_over_attempts_and_an_error_is_cleared_by_the_next(store: Store, run_id: str) -> None:
     for wall_s in (10.0, 2.5):
         records.start_run(store, run_id)
-        records.add_cost(store, run_id, wall_s, wall_s / 2)
+        records.record_steps(store, run_id, [], (wall_s, wall_s / 2))
         records.fail_run(store, run_id, "out of memory")
     row = queries.run(store, run_id)
     assert (row.wall_s, row.device_s, row.attempts, row.error) == (12.5, 6.25, 2, "out of memory")
@@ -323,9 +323,8 @@ def test_cost_adds_up_over_attempts_and_an_error_is_cleared_by_the_next(store: S
 def test_a_run_that_is_not_there_is_not_found(store: Store) -> None:
     writes: list[Callable[[], None]] = [
         lambda: records.start_run(store, "nobody"),
-        lambda: records.record_steps(store, "nobody", 1, 1, {"loss": 1.0}),
+        lambda: records.record_steps(store, "nobody", [stores.entry(1, {"loss": 1.0})]),
         lambda: records.finish_run(store, "nobody", {}, {}),
-        lambda: records.add_cost(store, "nobody", 1, 1),
     ]
     for write in writes:
         with pytest.raises(NotFound, match="no run 'nobody'"):

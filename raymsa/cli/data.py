@@ -39,7 +39,7 @@ def prepare_command(
     from raymsa.cluster import session
     from raymsa.data.prepare import prepare
     from raymsa.data.progress import shown
-    from raymsa.driver import on_ctrl_c
+    from raymsa.signals import on_ctrl_c
 
     folder = place(out) if out else shards_of(dataset)
     stopped = threading.Event()

@@ -16,7 +16,7 @@ from raymsa import queue
 from raymsa.cli.base import json_option, main, open_store, print_json, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.evaluation.metrics import CRITERIA
-from raymsa.home import run_dir
+from raymsa.home import job_log, run_dir
 from raymsa.store import Store, queries
 from raymsa.target import task_of
 from raymsa.words import duration
@@ -77,8 +77,6 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
-    from raymsa.driver import job_log
-
     store = open_store(url)
     try:
         job_id = queries.job(store, job_or_run).id

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError, StatementError
 
-from raymsa.errors import NotFound, StoreError
+from raymsa.errors import NotFound, StoreAway, StoreError
 from raymsa.store import migrations
 from raymsa.store.filesystem import network_mount
 
@@ -46,6 +47,9 @@ HINTS = {
     "does not exist": "make it first: createdb NAME",
     "connection": "check that the server runs and the URL is right",
 }
+
+# Words of an error that may be gone in a minute: the server is down or starting, the file is locked, the disk is full.
+AWAY = ("connection", "connect", "starting up", "shutting down", "terminat", "locked", "is full", "disk I/O", "timeout")
 
 
 class Store:
@@ -87,6 +91,21 @@ class Store:
         engine = self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
         with _in_one_line(self.engine.url), engine.begin() as connection:
             yield connection
+
+    def now(self, connection: Connection) -> float:
+        """UNIX seconds by the store's own clock, so that a driver whose clock is wrong takes nobody's lease away."""
+        if connection.dialect.name == "postgresql":
+            return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return time.time()  # a file: everybody who opens it shares this machine's clock
+
+    def secret_url(self) -> str:
+        """The whole URL, with its password: for a process of our own, never for people."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    def clock(self) -> float:
+        """The same in a transaction of its own."""
+        with self.read() as connection:
+            return self.now(connection)
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,9 +152,20 @@ def _in_one_line(url: URL) -> Iterator[None]:
     try:
         yield
     except StatementError as error:  # from the driver, or a value that cannot be stored, such as NaN in JSON
-        raise StoreError(_one_line(url, str(error.orig))) from error
+        raise _kind(error)(_one_line(url, str(error.orig))) from error
     except SQLAlchemyError as error:
         raise StoreError(_one_line(url, str(error))) from error
+
+
+def _kind(error: StatementError) -> type[StoreError]:
+    """Whether waiting may help."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return StoreAway
+    return (
+        StoreAway
+        if isinstance(error, OperationalError) and any(part in str(error.orig) for part in AWAY)
+        else StoreError
+    )
 
 
 def _one_line(url: URL, reason: str) -> str:

@@ -128,7 +128,7 @@ class _Intake:
         if table is tasks:
             return {**row, **PAUSED} if row["state"] in NOT_OVER else row
         if table is events:
-            return {**row, "id": None, "task_id": self._task(row["task_id"])}
+            return {**_without_id(row), "task_id": self._task(row["task_id"])}
         if table is runs and row["state"] == "running":
             row = {**row, "state": "queued"}
         ids = {column.name: self._task(row[column.name]) for column in table.columns if column.references(tasks.c.id)}
@@ -156,8 +156,12 @@ class _Intake:
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if table is tasks:
-            without = [{name: value for name, value in row.items() if name != "id"} for row in rows]
-            made = self.connection.execute(tasks.insert().returning(tasks.c.id, sort_by_parameter_order=True), without)
+            inserting = tasks.insert().returning(tasks.c.id, sort_by_parameter_order=True)
+            made = self.connection.execute(inserting, [_without_id(row) for row in rows])
             self.task_ids.update(zip((row["id"] for row in rows), made.scalars(), strict=True))
         else:
             self.connection.execute(table.insert(), rows)
+
+
+def _without_id(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "id"}

@@ -1,8 +1,8 @@
 """An export as JSON lines: a header, one line per row, and an end that says how many there were.
 
-    {"raymsa": "export", "format": 1, "schema": "0003", "tables": {"jobs": ["id", ...], ...}}
-    {"table": "jobs", "row": {"id": "0f3a55c1", ...}}
-    {"end": {"jobs": 1, ...}, "sha256": "..."}
+{"raymsa": "export", "format": 1, "schema": "0003", "tables": {"jobs": ["id", ...], ...}}
+{"table": "jobs", "row": {"id": "0f3a55c1", ...}}
+{"end": {"jobs": 1, ...}, "sha256": "..."}
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def _check_end(value: Any, counts: Mapping[str, int], digest: str, more: bool) -
     if more:
         raise ValueError("there is more after the end")
     if {name: count for name, count in value["end"].items() if count} != dict(counts):
-        raise ValueError(f"rows are missing: {sum(value['end'].values())} were written, {sum(counts.values())} are here")
+        raise ValueError(
+            f"rows are missing: {sum(value['end'].values())} were written, {sum(counts.values())} are here"
+        )
     if value["sha256"] != digest:
         raise ValueError("the lines are not those that were written (sha256)")

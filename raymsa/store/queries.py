@@ -43,11 +43,15 @@ class Task:
     max_attempts: int
     driver: str | None
     lease_until: float | None
-    cancel_requested: bool
+    not_before: float | None
+    deadline: float | None
+    asked: str | None
     created_at: float
     started_at: float | None
     finished_at: float | None
     error: str | None
+    cause: str | None
+    said: str | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,12 @@ class RunRow:
     best_epoch: int | None
     valid_error: float | None
     data_wait: float | None
+    failures: int
+    cause: str | None
+    not_before: float | None
+    place: str | None
+    left_s: float | None
+    heard_at: float | None
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,43 @@ def job(store: Store, prefix: str) -> Job:
     fits = or_(_starts(table, prefix), table.c.name == prefix)
     found = _rows(store, Job, select(table).where(fits).order_by(table.c.created_at, table.c.id))
     return _only([(row.id, f"{row.id} ({row.name})", row) for row in found], prefix, "job")
+
+
+def job_states(store: Store, job_id: str | None = None) -> dict[str, set[str]]:
+    """The states of every job's tasks, or of one job's; `queue.state_of` makes one word of them."""
+    found: dict[str, set[str]] = {}
+    with store.read() as connection:
+        rows = (
+            _of(tables.tasks, job_id=job_id).with_only_columns(tables.tasks.c.job_id, tables.tasks.c.state).distinct()
+        )
+        for row in connection.execute(rows):
+            found.setdefault(row.job_id, set()).add(row.state)
+    return found
+
+
+def running_tasks(store: Store) -> list[Task]:
+    """The tasks that drivers hold."""
+    return _rows(store, Task, _of(tables.tasks, state="running").order_by(tables.tasks.c.id))
+
+
+def awaited(store: Store, job_id: str) -> list[Task]:
+    """What a job's tasks wait for: tasks of other jobs that are not done."""
+    waits, mine, other = tables.waits, tables.tasks.alias("mine"), tables.tasks
+    linked = (
+        select(other).distinct().join(waits, waits.c.after_id == other.c.id).join(mine, mine.c.id == waits.c.task_id)
+    )
+    foreign = linked.where(mine.c.job_id == job_id, other.c.job_id != job_id, other.c.state != "done")
+    return _rows(store, Task, foreign.order_by(other.c.id))
+
+
+def something_to_do(store: Store) -> bool:
+    """Whether a task runs or will be started without anybody's doing: one behind a failed one waits for `retry`."""
+    early, late, waits = tables.tasks.alias("early"), tables.tasks, tables.waits
+    stuck = select(late.c.id).where(late.c.state.in_(("failed", "cancelled", "paused"))).cte("stuck", recursive=True)
+    stuck = stuck.union(select(waits.c.task_id).join(stuck, stuck.c.id == waits.c.after_id))
+    live = select(early.c.id).where(early.c.state.in_(("queued", "running")), early.c.id.not_in(select(stuck.c.id)))
+    with store.read() as connection:
+        return connection.execute(live.limit(1)).first() is not None
 
 
 def tasks(store: Store, job_id: str | None = None) -> list[Task]:

@@ -6,7 +6,7 @@ Only the driver calls these; a training worker reports to its driver and never o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select, update
@@ -32,9 +32,10 @@ def create_runs(store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def start_run(store: Store, run_id: str, *, who: str = "", **facts: Any) -> None:
     """A new attempt at a run begins; facts are columns of `runs`. Raises NotFound."""
-    begun = {"state": "running", "attempts": runs.c.attempts + 1, "started_at": time.time()}
+    begun = {"state": "running", "attempts": runs.c.attempts + 1, "not_before": None}
     with store.write() as connection:
-        _set(connection, run_id, **{**begun, "finished_at": None, "error": None, **facts})
+        at = {"started_at": store.now(connection), "finished_at": None, "error": None, "cause": None}
+        _set(connection, run_id, **{**begun, **at, **facts})
         _run_event(connection, run_id, "running", who=who)
 
 
@@ -44,12 +45,26 @@ def update_run(store: Store, run_id: str, **facts: Any) -> None:
         _set(connection, run_id, **facts)
 
 
-def record_steps(store: Store, run_id: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
-    """What a run reports at one step; a step that is reported again is replaced. Raises NotFound."""
-    at = {"run_id": run_id, "step": int(step), "epoch": int(epoch), "at": time.time()}
+def record_steps(
+    store: Store,
+    run_id: str,
+    entries: Sequence[Mapping[str, Any]],
+    cost: tuple[float, float] = (0.0, 0.0),
+    **facts: Any,
+) -> None:
+    """What a run reports at some steps (`step`, `epoch`, `values`), what it cost since the last report (wall and device
+    seconds), and facts; a step that is reported again is replaced. Raises NotFound."""
     with store.write() as connection:
-        _set(connection, run_id, step=int(step), epoch=int(epoch))
-        _upsert(connection, steps, [{**at, "name": name, "value": value} for name, value in values.items()])
+        now = store.now(connection)
+        rows = [
+            {"run_id": run_id, "step": entry["step"], "epoch": entry["epoch"], "at": now, "name": name, "value": value}
+            for entry in entries
+            for name, value in entry["values"].items()
+        ]
+        last = {name: entries[-1][name] for name in ("step", "epoch")} if entries else {}
+        spent = {"wall_s": runs.c.wall_s + float(cost[0]), "device_s": runs.c.device_s + float(cost[1])}
+        _set(connection, run_id, heard_at=now, **spent, **last, **facts)
+        _upsert(connection, steps, rows)
 
 
 def finish_run(
@@ -73,29 +88,37 @@ def finish_run(
         if facts:
             _set(connection, run_id, **facts)
         if before != "done":
-            _set(connection, run_id, state="done", finished_at=time.time(), error=None)
+            _set(connection, run_id, state="done", finished_at=store.now(connection), error=None, left_s=None)
             _run_event(connection, run_id, "done", who=who)
 
 
-def fail_run(store: Store, run_id: str, error: str, *, who: str = "") -> None:
-    """A run ended with an error. Raises NotFound."""
-    set_run_state(store, run_id, "failed", error=error, who=who)
+def fail_run(
+    store: Store, run_id: str, error: str, cause: str = "fault", again_s: float | None = None, *, who: str = ""
+) -> None:
+    """A run ended with an error; it is queued again for in `again_s`, unless that is None. Raises NotFound."""
+    with store.write() as connection:
+        before, now = _state(connection, run_id), store.now(connection)
+        state = "failed" if again_s is None else "queued"
+        end = {"finished_at": now} if again_s is None else {"not_before": now + again_s}
+        failed = {"state": state, "error": error, "cause": cause, "left_s": None, "failures": runs.c.failures + 1}
+        if before == "failed":  # said twice
+            return
+        _set(connection, run_id, **failed, **end)
+        later = "" if again_s is None else f"; again in {again_s:.0f} s"
+        _run_event(connection, run_id, state, detail=f"{cause}: {error}{later}", who=who)
 
 
-def set_run_state(store: Store, run_id: str, state: str, *, error: str | None = None, who: str = "") -> None:
+def set_run_state(
+    store: Store, run_id: str, state: str, *, error: str | None = None, detail: str = "", who: str = ""
+) -> None:
     """Put a run into a state, with the event if it was in another. Raises NotFound."""
-    over = state in ("done", "failed", "cancelled")
+    over = state in ("done", "failed", "cancelled", "pruned")
     with store.write() as connection:
         before = _state(connection, run_id)
         if before != state:
-            _set(connection, run_id, state=state, error=error, finished_at=time.time() if over else None)
-            _run_event(connection, run_id, state, detail=error or "", who=who)
-
-
-def add_cost(store: Store, run_id: str, wall_s: float, device_s: float) -> None:
-    """Add one attempt's wall and device seconds to a run's. Raises NotFound."""
-    with store.write() as connection:
-        _set(connection, run_id, wall_s=runs.c.wall_s + float(wall_s), device_s=runs.c.device_s + float(device_s))
+            end = store.now(connection) if over else None
+            _set(connection, run_id, state=state, error=error, finished_at=end, left_s=None)
+            _run_event(connection, run_id, state, detail=error or detail, who=who)
 
 
 def add_event(store: Store, what: str, **about: Any) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    false,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -103,7 +103,7 @@ tasks = Table(
     metadata,
     Column("id", Integer, primary_key=True),  # grows, so it is the order of submission
     _parent("job_id", "jobs.id", nullable=False),
-    Column("seq", Integer, nullable=False),  # a task waits for those of its job with a lower seq
+    Column("seq", Integer, nullable=False),  # its place among its job's tasks; what it waits for is in `waits`
     Column("kind", Text, nullable=False),
     Column("payload", Plain, nullable=False),
     Column("state", Text, nullable=False),
@@ -112,16 +112,28 @@ tasks = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("driver", Text),  # who holds it, or held it last
     Column("lease_until", Double),
-    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("not_before", Double),  # it failed and is tried again, but not at once
+    Column("deadline", Double),  # what is not done by then has failed
+    Column("asked", Text),  # the state that somebody wants a running task in: cancelled or paused
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),  # of the latest attempt
     Column("finished_at", Double),
     Column("error", Text),
+    Column("cause", Text),  # of the error: see raymsa/causes.py
+    Column("said", Text),  # the last line its driver said of it
     UniqueConstraint("job_id", "seq"),
     sqlite_autoincrement=True,  # an id is never given twice, also after a job was removed
 )
 # A claim reads this in order and stops at the first task that may start.
 Index("ix_tasks_claim", tasks.c.state, tasks.c.priority.desc(), tasks.c.id)
+
+# A task starts when every task it waits for is done; those of its own job and of others alike.
+waits = Table(
+    "waits",
+    metadata,
+    _parent("task_id", "tasks.id", primary_key=True),
+    _parent("after_id", "tasks.id", primary_key=True, index=True),
+)
 
 runs = Table(
     "runs",
@@ -152,6 +164,12 @@ runs = Table(
     Column("best_epoch", Count),
     Column("valid_error", Fact),  # MAE, or 1 - weighted F1 of classes: lower is better
     Column("data_wait", Fact),  # share of the training time spent waiting for clips
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # since somebody last said retry
+    Column("cause", Text),  # of the last error: see raymsa/causes.py
+    Column("not_before", Double),  # it failed and is tried again, but not at once
+    Column("place", Text),  # host and device of the latest attempt
+    Column("left_s", Fact),  # seconds of training left, as the run said at `heard_at`
+    Column("heard_at", Double),
 )
 
 steps = Table(

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
+from raymsa.causes import NO_MEMORY
 from raymsa.clip import Batch
-from raymsa.errors import NonFiniteLoss, OutOfMemory
+from raymsa.errors import NonFiniteLoss, OutOfMemory, Stopped
 from raymsa.spec import TrainSpec
 from raymsa.training.student import Student
 from raymsa.words import duration
@@ -81,6 +82,9 @@ class Watch(Protocol):
     def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
         """Inside an epoch, when a resume point is due."""
 
+    def stopping(self) -> bool:
+        """Somebody wants the run to end: asked after every step, and while valid is scored."""
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -96,7 +100,7 @@ def fit(
 ) -> Position:
     """Train until the last epoch, or until the valid error has not fallen for `patience` epochs.
 
-    Raises NonFiniteLoss and OutOfMemory, each naming the step.
+    Raises NonFiniteLoss and OutOfMemory, each naming the step, and Stopped after a resume point was written.
     """
     position = Position()
     if train.epochs == 0:  # zero-shot: there is nothing to train, and AdamW takes no empty list
@@ -148,11 +152,18 @@ def _epoch(
         progress = meter.progress(position, loss, norm, batches)
         position = progress.position
         watch.step(progress)
-        if time.monotonic() - paused > train.checkpoint_every_s and position.step_in_epoch < feed.steps_per_epoch:
+        stopping = watch.stopping()
+        if stopping or time.monotonic() - paused > train.checkpoint_every_s:
             watch.pause(position, optimizer)
             paused = time.monotonic()
+        if stopping:
+            raise Stopped(f"stopped at step {position.step}")
     student.train_mode(False)
-    valid_error = feed.valid_error()
+    try:
+        valid_error = feed.valid_error()
+    except Stopped:  # no step is done twice: the run goes on with valid
+        watch.pause(position, optimizer)
+        raise
     position = replace(position, epoch=position.epoch + 1, step_in_epoch=0)
     best = valid_error < position.best_valid_error
     if best:
@@ -178,7 +189,9 @@ def step(
     clips = sum(len(batch.ids) for batch in batches)
     try:
         loss = sum(_backward(student, batch, clips, position) for batch in batches)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch's own class is for GPUs only
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
         raise OutOfMemory(_memory_advice(train, batches, position, error)) from None
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, train.max_grad_norm)

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from raymsa.clip import Batch
+from raymsa.causes import NO_MEMORY
+from raymsa.clip import Batch, Clip
 from raymsa.data.ahead import ahead
 from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
-from raymsa.errors import DataError, OutOfMemory
+from raymsa.errors import DataError, OutOfMemory, Stopped
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
-from raymsa.training.evaluate import error_of, score
+from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
 from raymsa.training.student import Student
@@ -45,12 +46,13 @@ class Work(NamedTuple):
     shards: Path
     manifest: Manifest
     folder: Path
+    stopping: Callable[[], bool] = lambda: False  # asked after every step and batch; true ends it with a checkpoint
 
 
 def execute(work: Work, device: torch.device, stream: Stream, report: Report) -> None:
     """Train (or go on training) and score one run; ends with predictions.parquet in the run folder.
 
-    Raises TrainingError when the run cannot go on.
+    Raises TrainingError when the run cannot go on, Stopped when `work.stopping` said so.
     """
     work.folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -64,7 +66,7 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     with closing(stream(plan.passes)) as clips:  # reading begins while the model is loaded
         student = build(work.spec, aim, device, last)
         collate = collate_for(student, work.spec)
-        watch = _Watch(work.folder, student, report, position)
+        watch = _Watch(work.folder, student, report, position, work.stopping)
         feed = _feed(work, student, collate, clips, plan)
         total = feed.steps_per_epoch * work.spec.train.epochs
         report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
@@ -76,7 +78,9 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         checkpoint.load_weights(best, student)
         try:
             _score(work, student, collate, clips, plan, watch)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
             advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
             raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
     if (wait := position.data_wait()) is not None:
@@ -157,7 +161,7 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
         return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
     def valid_error() -> float:
-        return error_of(student, score(student, collate, clips.of(next(valid)), train.batch_tokens))
+        return error_of(student, _scored(work, student, collate, clips.of(next(valid))))
 
     return Feed(epoch_steps, per_epoch, valid_error)
 
@@ -170,12 +174,19 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
     rows: list[dict[str, Any]] = []
     for number, split in enumerate(work.spec.evaluate.splits, plan.scoring):
         begun = time.monotonic()
-        found = list(score(student, collate, clips.of(number), work.spec.train.batch_tokens))
+        found = list(_scored(work, student, collate, clips.of(number)))
         took = time.monotonic() - begun
         rows += [p.row(split) for p in found]
         result = _shown(student, error_of(student, found))
         watch.log(f"scored {split}: {len(found)} clips in {duration(took)}, {result}")
     write_predictions(work.folder, rows)
+
+
+def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
+    for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
+        if work.stopping():
+            raise Stopped("stopped while clips were scored")
+        yield prediction
 
 
 def _shown(student: Student, error: float) -> str:
@@ -185,8 +196,11 @@ def _shown(student: Student, error: float) -> str:
 class _Watch:
     """The loop's listener: log lines, reports, checkpoints."""
 
-    def __init__(self, folder: Path, student: Student, report: Report, start: Position) -> None:
+    def __init__(
+        self, folder: Path, student: Student, report: Report, start: Position, stopping: Callable[[], bool]
+    ) -> None:
         self._folder, self._student, self._report = folder, student, report
+        self.stopping = stopping
         self._device = student.thinker.device
         self._file = folder / "steps.jsonl"
         # What was done before the checkpoint is told again: the report of it may have died with the worker.
@@ -203,7 +217,7 @@ class _Watch:
         values = {k: getattr(progress, k) for k in ("loss", "grad_norm", "clips_per_s", "tokens_per_s", "data_wait")}
         self._keep({"step": p.step, "epoch": p.epoch + 1, "values": values})
         if time.monotonic() - self._told >= REPORT_EVERY_S or p.step == progress.steps:
-            self._tell(progress.line())
+            self._tell(progress.line(), left_s=progress.left_s)
 
     def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_error: float, best: bool) -> None:
         rule = self._student.rule

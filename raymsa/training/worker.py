@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -13,30 +14,43 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raymsa.errors import RaymsaError
+from raymsa.causes import cause_of
+from raymsa.errors import RaymsaError, Stopped
 
-WORKER_DEATHS = 3  # a worker that dies this often without a word has a reason; the run fails then
-CONTROLLER_DEATHS = 3  # Ray's default is to try for ever
+# Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
+ONCE = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+START_TIMEOUT_S = "10000000"  # a device may be busy for days: a run waits for it and does not fail
+STOP_EVERY_S, PREEMPTION_EVERY_S = 0.5, 5.0
+ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 
 
-def trial(config: dict[str, Any], storage: str, shared: str | None = None) -> None:
-    """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune.
-
-    `shared` names the job's clips in the object store; None where every run streams its own.
-    """
+def trial(config: dict[str, Any]) -> None:
+    """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = START_TIMEOUT_S
     from ray import tune
     from ray.train import TrainingFailedError
 
     work = config["work"]
     try:
-        _trainer({**work, "shared": shared}, storage).fit()
-    except TrainingFailedError as error:  # raised, it would make Tune start the whole trial again
-        reason = " ".join(str(error).split())[:300]
-        say = f"the training worker died {WORKER_DEATHS + 1} times: {reason}"
-        tune.report({"run_id": work["run_id"], "error": say, "seconds": 0.0})
+        _trainer(work).fit()
+    except TrainingFailedError as error:  # raised, it would only look like a fault of Tune's
+        why, cause = death(str(error))
+        tune.report(
+            {"run_id": work["run_id"], "error": f"the training worker died: {why}", "cause": cause, "seconds": 0.0}
+        )
 
 
-def _trainer(work: dict[str, Any], storage: str) -> Any:
+def death(text: str) -> tuple[str, str]:
+    """What killed a process, from Ray's pages of text: one line, and the cause."""
+    if "low on memory" in text or "OutOfMemoryError" in text:
+        advice = "lower train.batch_tokens or train.window_clips, or free memory"
+        return f"host memory ran out, and Ray ended the run; {advice}", "memory"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if ERROR_LINE.match(line)]
+    return (named or lines or ["it ended without a reason"])[-1][:300], "lost"
+
+
+def _trainer(work: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -49,13 +63,17 @@ def _trainer(work: dict[str, Any], storage: str) -> Any:
         scaling_config=ScalingConfig(
             num_workers=1,
             use_gpu=resources["gpus"] > 0,
-            resources_per_worker={"CPU": resources["cpus"], **({"GPU": 1} if resources["gpus"] else {})},
+            resources_per_worker={
+                "CPU": resources["cpus"],
+                **({"GPU": 1} if resources["gpus"] else {}),
+                **resources.get("custom", {}),
+            },
         ),
         # A name of its own for every attempt: Ray would resume an old one from its snapshot, we resume from ours.
         run_config=RunConfig(
             name=f"{work['run_id']}-{uuid.uuid4().hex[:8]}",
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=WORKER_DEATHS, controller_failure_limit=CONTROLLER_DEATHS),
+            storage_path=work["storage"],
+            failure_config=FailureConfig(**ONCE),
             callbacks=[TuneReportCallback()],
         ),
     )
@@ -63,7 +81,7 @@ def _trainer(work: dict[str, Any], storage: str) -> Any:
 
 def train(work: dict[str, Any]) -> None:
     """The body of the worker: one run, from its last checkpoint if there is one. Its errors are reported, not raised,
-    because Ray would try a run again that can only fail again."""
+    so that what is tried again is decided in one place."""
     import ray.train
     import torch
     from ray.util import get_current_placement_group
@@ -78,18 +96,23 @@ def train(work: dict[str, Any]) -> None:
         about = {"run_id": work["run_id"], "placement_group": group.id.hex() if group else None}
         ray.train.report({**values, **about, "seconds": cost.since_last()})
 
-    report({})  # at once, so that the driver knows the placement group before the model is loaded
+    # At once, so that the driver knows the placement group before the model is loaded.
+    report({"place": _place()})
     try:
         torch.set_num_threads(work["spec"]["resources"]["cpus"])
         _execute(work, torch.device("cuda" if work["spec"]["resources"]["gpus"] else "cpu"), report)
+    except Stopped as stopped:
+        _log(work, str(stopped))
+        report({"stopped": str(stopped)})
     except RaymsaError as error:
         _log(work, f"failed: {error}")
-        report({"error": str(error)})
+        report({"error": str(error), "cause": error.cause})
     except Exception as error:  # a fault of ours or of a library: the whole trace belongs into the log
         logging.exception("run %s", work["run_id"])
         _log(work, f"failed: {_trace()}")
         reason = " ".join(str(error).split())[:500]
-        report({"error": f"{type(error).__name__}: {reason}; see `raymsa logs {work['run_id']}`"})
+        said = f"{type(error).__name__}: {reason}; see `raymsa logs {work['run_id']}`"
+        report({"error": said, "cause": cause_of(error)})
 
 
 def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
@@ -102,8 +125,37 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     known = shards.places(work["shared"]) if work["shared"] else None
     mark = Path(work["folder"]) / "wanted"
     stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
-    made = Work(JobSpec.model_validate(work["spec"]), folder, manifest.read(folder), Path(work["folder"]))
+    spec, mine = JobSpec.model_validate(work["spec"]), Path(work["folder"])
+    made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"])))
     execute(made, device, stream, report)
+
+
+class _Asked:
+    """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark, self._stop, self._looked, self._asked_ray = mark, False, 0.0, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if not self._stop and now - self._looked > STOP_EVERY_S:
+            self._looked = now
+            self._stop = self._mark.exists() or self._preempted(now)
+        return self._stop
+
+    def _preempted(self, now: float) -> bool:
+        from ray.train import get_preemption_info
+
+        if now - self._asked_ray < PREEMPTION_EVERY_S:
+            return False
+        self._asked_ray = now
+        return get_preemption_info() is not None
+
+
+def _place() -> str:
+    """Host and device, for people."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{socket.gethostname()} {f'GPU {devices}' if devices else 'CPU'}"
 
 
 def _be_quiet() -> None:

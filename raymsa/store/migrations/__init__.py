@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect, text
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0002"
+HEAD = "0003"
 FOLDER = Path(__file__).parent
 VERSION_TABLE = "raymsa_version"  # not alembic's default: Optuna and MLflow use that one in the same database
 
@@ -34,12 +34,12 @@ def known() -> set[str]:
     return {script.revision for script in ScriptDirectory(str(FOLDER)).walk_revisions()}
 
 
-def upgrade(connection: Connection) -> None:
-    """Migrate to HEAD inside the caller's transaction."""
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Migrate to a version inside the caller's transaction."""
     from alembic import command
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # says each step at INFO
-    command.upgrade(config(connection), "head")
+    command.upgrade(config(connection), to)
 
 
 def config(connection: Connection) -> Config:

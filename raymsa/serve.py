@@ -1,0 +1,70 @@
+"""The driver's own process, `python -m raymsa.serve OPTIONS`: started, watched and started again by supervise.py."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from raymsa.driver import Driver
+from raymsa.errors import NoSession, RaymsaError
+from raymsa.queue import state_of
+from raymsa.store import Store, queries
+from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, Options
+
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+def main() -> int:
+    """Serve the queue as the options say; returns the exit code that supervise.py knows."""
+    options = Options(**json.loads(sys.argv[1]))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # who started us is gone: end in order
+    if options.locked:
+        os.set_inheritable(LOCK_FD, False)  # ours, but not our children's
+    store = Store.open(os.environ["RAYMSA_STORE"])
+    driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: driver.stop())
+    try:
+        driver.serve(_done(store, options), _Idle(store))
+    except RaymsaError as error:
+        for line in str(error).splitlines():
+            _say(f"error: {line}")
+        return NO_SESSION if isinstance(error, NoSession) else BROKEN
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _done(store: Store, options: Options) -> Callable[[], bool]:
+    if options.job_id is not None:
+        mine = options.job_id
+        return lambda: state_of(queries.job_states(store, mine).get(mine, ())) not in ("queued", "running")
+    if options.until_empty:
+        return lambda: not queries.something_to_do(store)
+    return lambda: False
+
+
+class _Idle:
+    """Says once for each task which other driver holds it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._told: set[tuple[Any, ...]] = set()
+
+    def __call__(self) -> None:
+        for task in queries.running_tasks(self._store):
+            if (task.id, task.driver) not in self._told:
+                self._told.add((task.id, task.driver))
+                left = max(0.0, (task.lease_until or 0) - self._store.clock())
+                _say(f"{task.kind} of job {task.job_id} is held by {task.driver}; if it is dead, ours in {left:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

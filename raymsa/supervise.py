@@ -1,0 +1,154 @@
+"""The driver's process, watched from outside: started, asked to stop, and started again when it dies.
+
+A driver has a Ray session in its process, and Ray ends that process when the session dies (its raylet was killed, the
+cluster's head is gone). Whoever watches has no Ray and outlives it: what the dead driver held goes back into the queue
+at once, and a new one goes on from the checkpoints.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, NamedTuple
+
+from raymsa import queue
+from raymsa.errors import RaymsaError, StoreAway
+from raymsa.home import home
+from raymsa.signals import on_stop
+from raymsa.store import Store
+
+NO_SESSION, BROKEN = 71, 74  # exit codes of raymsa.serve that mean an error it has told; others, that it died
+LOCK_FD = 9  # the driver's end of the machine's lock
+WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
+WELL_S = 300.0  # a driver that lived so long was well
+
+Say = Callable[[str], None]
+
+
+class Options(NamedTuple):
+    """What the driver's process is told; plain data."""
+
+    address: str | None = None
+    lease_s: float = 60.0
+    tasks_at_once: int = 1
+    job_id: str | None = None  # end when this job is over
+    until_empty: bool = False  # end when there is nothing to do
+    locked: bool = False  # it inherits the machine's lock
+
+
+class Supervisor:
+    """Keeps one driver process alive until it ends by itself or `stop` is called."""
+
+    def __init__(self, store: Store, options: Options, say: Say) -> None:
+        self._store, self._options, self._say = store, options, say
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lived = False  # some driver had a session: one that cannot get any may get one later
+        self.stopped = False
+
+    def serve(self) -> None:
+        """Serve the queue. Raises RaymsaError when the driver ended with an error, which it has told itself."""
+        with on_stop(self.stop), self._place() as lock:
+            wait_s = WAIT_S[0]
+            while lock is not False and not self.stopped:
+                begun = time.monotonic()
+                code = self._run(lock)
+                if code == 0 or self.stopped:
+                    return
+                if code == BROKEN or (code == NO_SESSION and not self._lived):
+                    raise RaymsaError("the driver ended; see above")
+                self._lived = self._lived or code != NO_SESSION
+                wait_s = WAIT_S[0] if time.monotonic() - begun > WELL_S else wait_s
+                self._say(f"the driver died ({_how(code)}); a new one goes on in {wait_s:.0f} s")
+                self._sleep(wait_s)
+                wait_s = min(WAIT_S[1], 2 * wait_s)
+
+    def stop(self) -> None:
+        """The first time: the driver writes checkpoints and gives its tasks back. The second time it is killed."""
+        if self._child is not None:
+            with suppress(ProcessLookupError):
+                self._child.kill() if self.stopped else self._child.terminate()
+        self.stopped = True
+
+    def _run(self, lock: Any) -> int:
+        """One driver process, from its start to its end."""
+        command = [sys.executable, "-m", "raymsa.serve", json.dumps(self._options._asdict())]
+        environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url()}  # not in the command: `ps` shows that
+        keep: tuple[int, ...] = ()
+        if lock:
+            os.dup2(lock.fileno(), LOCK_FD, inheritable=True)
+            keep = (LOCK_FD,)
+        # A session of its own: Ctrl-C on the terminal is for us, and we pass it on.
+        self._child = subprocess.Popen(  # noqa: S603
+            command, env=environment, pass_fds=keep, start_new_session=True, stdin=subprocess.DEVNULL
+        )
+        code = self._child.wait()
+        if code not in (0, BROKEN, NO_SESSION):
+            self._take_back(f"{socket.gethostname()}:{self._child.pid}", code)
+        return code
+
+    def _take_back(self, driver: str, code: int) -> None:
+        with suppress(StoreAway):  # then its leases end by themselves
+            queue.gone(self._store, driver, f"its driver died ({_how(code)})")
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stopped:
+            time.sleep(0.1)
+
+    @contextmanager
+    def _place(self) -> Iterator[IO[str] | bool | None]:
+        """The machine's lock; None where none is needed, False when it was given up."""
+        if self._options.address is not None:
+            yield None
+            return
+        self._options = self._options._replace(locked=True)
+        with alone(self._wait) as lock:
+            yield lock or False
+
+    def _wait(self, other: str) -> bool:
+        if other != getattr(self, "_told", None):
+            self._told = other
+            self._say(f"{other} serves this machine; waiting for it")
+        return not self.stopped
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+@contextmanager
+def alone(wait: Callable[[str], bool]) -> Iterator[IO[str] | None]:
+    """One embedded driver per machine and home, so that two jobs never meet on one GPU; gives the locked file.
+
+    While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets None.
+    """
+    path = home() / f"driver-{socket.gethostname()}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                if not wait(file.read().strip() or "another driver"):
+                    yield None
+                    return
+                time.sleep(1.0)
+                continue
+            file.truncate(0)
+            file.write(f"{socket.gethostname()}:{os.getpid()}")
+            file.flush()
+            yield file
+            return
