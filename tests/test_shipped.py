@@ -225,7 +225,7 @@ def test_the_readmes_job_files_are_right(tmp_path: Path) -> None:
         "import raymsa.cli",
         "from raymsa.cli import main; main(['--help'], standalone_mode=False)",
         "from raymsa.cli import main; main(['submit', '--help'], standalone_mode=False)",
-        "import raymsa.cli.show, raymsa.cli.jobs, raymsa.cli.data, raymsa.cli.about",
+        "import raymsa.cli.show, raymsa.cli.jobs, raymsa.cli.data, raymsa.cli.about, raymsa.cli.keep",
         "from raymsa.cli import main\ntry: main(['list'])\nexcept SystemExit: pass",
         "from raymsa.cli import main\ntry: main(['kinds', '--json'])\nexcept SystemExit: pass",
     ],

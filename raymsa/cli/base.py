@@ -36,6 +36,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "store": "keep",
     "kinds": "about",
     "doctor": "about",
 }
