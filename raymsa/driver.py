@@ -94,7 +94,6 @@ class Driver:
     ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
-    _session: threading.Lock = field(default_factory=threading.Lock)
     _ray_is_up: bool = False
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
@@ -141,22 +140,24 @@ class Driver:
             idle()
             self._stop.wait(POLL_S)
             return
-        thread = threading.Thread(target=self._do, args=(task, ray), daemon=True, name=f"raymsa-task-{task.id}")
-        self._busy.append(thread)
-        thread.start()
-
-    def _do(self, task: Task, ray: ExitStack) -> None:
-        """Execute one task under its lease and record how it ended; the Ray session is put on `ray`."""
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop, log)
+        lease.begin()
+        # In this thread: Linux ends what Ray starts when the thread that started it ends.
+        if self._has_session(task, lease, ray):
+            thread = threading.Thread(target=self._do, args=(task, lease, log), daemon=True, name=f"task-{task.id}")
+            self._busy.append(thread)
+            thread.start()
+
+    def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
+        """Execute one task under its lease and record how it ended."""
         try:
-            with lease:
-                self._start_session(task, ray)
+            try:
                 if not lease.over():
                     self._execute(task, lease, log)
+            finally:
+                lease.end()
             self._end(task, lease, log)
-        except NoSession as error:
-            self._trouble = error
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except StoreError as error:  # not the task's fault: it goes on when the store is back
@@ -181,20 +182,23 @@ class Driver:
             log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
             self._tell_end(task)
 
-    def _start_session(self, task: Task, ray: ExitStack) -> None:
-        with self._session:
-            if self._ray_is_up:
-                return
-            self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
-            begun = time.monotonic()
-            try:
-                ray.enter_context(session(self.address))
-            except RaymsaError as error:
-                with suppress(LeaseLost):
-                    queue.release(self.store, task)
-                raise NoSession(str(error)) from None
-            self._ray_is_up = True
-            self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+    def _has_session(self, task: Task, lease: Lease, ray: ExitStack) -> bool:
+        """Start the Ray session if there is none, and put it on `ray`; without one the task is given back."""
+        if self._ray_is_up:
+            return True
+        self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
+        begun = time.monotonic()
+        try:
+            ray.enter_context(session(self.address))
+        except RaymsaError as error:
+            lease.end()
+            with suppress(StoreError, LeaseLost):
+                queue.release(self.store, task)
+            self._trouble = NoSession(str(error))
+            return False
+        self._ray_is_up = True
+        self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+        return True
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
@@ -244,11 +248,12 @@ class Lease:
             self.lost = LeaseLost(f"task {self._task.id}: the lease could not be renewed in time")
         return self.lost is not None
 
-    def __enter__(self) -> Lease:
+    def begin(self) -> None:
+        """Renew from now on."""
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """No longer."""
         self._done.set()
         self._thread.join()
 
