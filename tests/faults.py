@@ -6,9 +6,8 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymsa import queue
+from raymsa import leftovers, queue
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.data.folder import settings_of
 from raymsa.datasets.table import Columns, Table
 from raymsa.driver import Driver, submit
-from raymsa.home import run_dir
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
 from raymsa.target import Labels
 from raymsa.training import checkpoint
 from tests.clips import clip
-from tests.jobs import job_file, raymsa, wait_for
+from tests.jobs import job_file, raymsa, start_raymsa, wait_for
 
 DATASET = Table(name="words", columns=Columns(media="file"))
 COUNTS = {"train": 40, "valid": 8, "test": 8}
@@ -77,16 +75,6 @@ def fault_job(folder: Path, shards: Path, name: str = "fault", **sections: Any) 
     return job_file(folder, name, **{"inputs": inputs, "lora": lora, **common, **sections})
 
 
-def of_home(home: Path) -> list[int]:
-    """Every process that has this RAYMSA_HOME, which processes hand on, and is not over."""
-    ours, found = f"RAYMSA_HOME={home}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if ours in path.read_bytes().split(b"\0") and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
-    return [pid for pid in found if not is_over(pid)]
-
-
 def is_over(pid: int) -> bool:
     """There is no such process, or it only waits for its parent to notice."""
     try:
@@ -95,20 +83,11 @@ def is_over(pid: int) -> bool:
         return True
 
 
-def named(pids: list[int]) -> list[str]:
-    """The processes, for a message."""
-    lines = []
-    for pid in pids:
-        with suppress(OSError):
-            lines.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()[:150]}")
-    return lines
-
-
 class Watched:
     """The one run of a job, as its store and its folder tell it."""
 
-    def __init__(self, store: Store, job_id: str, home: Path) -> None:
-        self.store, self.job_id, self.home = store, job_id, home
+    def __init__(self, store: Store, job_id: str, *homes: Path) -> None:
+        self.store, self.job_id, self.homes = store, job_id, homes
 
     @property
     def run(self) -> queries.RunRow:
@@ -117,7 +96,8 @@ class Watched:
 
     @property
     def folder(self) -> Path:
-        return self.home / "runs" / self.run.id
+        folders = [home / "runs" / self.run.id for home in self.homes]
+        return next((folder for folder in folders if folder.exists()), folders[0])
 
     def state(self) -> str:
         """The job's."""
@@ -125,8 +105,7 @@ class Watched:
 
     def log(self) -> str:
         """What the run's workers wrote so far."""
-        runs = queries.runs(self.store, self.job_id)
-        path = self.home / "runs" / runs[0].id / "log.txt" if runs else None
+        path = self.folder / "log.txt" if queries.runs(self.store, self.job_id) else None
         return path.read_text() if path and path.exists() else ""
 
     def workers(self) -> list[int]:
@@ -171,7 +150,7 @@ class Watched:
 
     def told(self) -> dict[str, Any]:
         """What `raymsa status --json` says, which must be what the store holds."""
-        words = raymsa(self.home, "status", self.job_id, "--json", "--store", self.store.secret_url())
+        words = raymsa(self.homes[0], "status", self.job_id, "--json", "--store", self.store.secret_url())
         assert words.returncode == 0, words.stderr
         told = json.loads(words.stdout)
         assert told["job"]["state"] == self.state()
@@ -180,9 +159,9 @@ class Watched:
 
 
 @contextmanager
-def served(store: Store, job: Path, home: Path, **options: Any) -> Iterator[Watched]:
-    """A job, and a driver in a thread of this process that serves it to its end; the job must be over at the end."""
-    watched = Watched(store, submit(store, load_job(job, [])), home)
+def served(store: Store, job: Path | Watched, home: Path, **options: Any) -> Iterator[Watched]:
+    """A job, new or known, and a driver in a thread of this process that serves it until it is over or paused."""
+    watched = job if isinstance(job, Watched) else Watched(store, submit(store, load_job(job, [])), home)
     said: list[str] = []
     over = ("done", "failed", "cancelled", "paused")
     driver = Driver(store, said.append, **options)
@@ -190,7 +169,7 @@ def served(store: Store, job: Path, home: Path, **options: Any) -> Iterator[Watc
     thread.start()
     try:
         yield watched
-        wait_for(lambda: not thread.is_alive(), 120)
+        wait_for(lambda: not thread.is_alive(), 300)
     except BaseException as error:
         error.add_note("\n".join([*said[-30:], watched.log()[-3000:]]))
         raise
@@ -207,3 +186,43 @@ def nothing_is_left(watched: Watched) -> None:
 
     wait_for(lambda: all(is_over(pid) for pid in watched.workers()), 20)
     wait_for(lambda: all(group["state"] == "REMOVED" for group in placement_group_table().values()), 20)
+
+
+def home_with_models(folder: Path, models: Path) -> Path:
+    """A RAYMSA_HOME that has the models of another: they are made once."""
+    folder.mkdir(parents=True)
+    (folder / "models").symlink_to(models)
+    return folder
+
+
+@contextmanager
+def started(home: Path, *words: str, **more: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A raymsa command in a process of its own, killed with its driver at the end if it still runs."""
+    process = start_raymsa(home, *words, **more)
+    try:
+        yield process
+    except BaseException as error:
+        error.add_note(process.words.read_text()[-3000:])  # type: ignore[attr-defined]
+        raise
+    finally:
+        if process.poll() is None:
+            for pid in (process.pid, *driver_of(process)):
+                os.kill(pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def driver_of(process: "subprocess.Popen[bytes]") -> list[int]:
+    """The driver's process, which the command watches; empty before it was started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"raymsa.serve" in path.with_name("cmdline").read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def raylet_of(driver: int) -> int:
+    """The raylet of a driver's Ray session."""
+    named = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in leftovers.members(driver)]
+    return next(pid for pid, line in named if line.split(bytes(1))[0].endswith(b"/raylet"))

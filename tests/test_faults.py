@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from raymsa import orders
-from raymsa.store import Store, queries
-from tests.faults import COUNTS, FOR_EVER, SLOW_TO_SCORE, Watched, fault_job, make_shards, served
+from raymsa.store import Store
+from tests.faults import COUNTS, FOR_EVER, SLOW_TO_SCORE, fault_job, make_shards, served
 from tests.jobs import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -70,7 +70,7 @@ def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space
     job = fault_job(tmp_path, shards, train={"epochs": 12, "patience": 12, "checkpoint_every_s": 0.2}, queue=wishes)
     with served(store, job, home) as it:
         wait_for(lambda: it.trains(1, 25))
-        with (home / "runs" / "filler").open("wb") as filler:  # to the last byte
+        with (home / "runs" / "filler").open("wb", buffering=0) as filler:  # to the last byte
             fill(filler)
         wait_for(lambda: it.run.failures)
         kept = it.saved()
@@ -87,7 +87,6 @@ def fill(file) -> None:
     while block:
         try:
             file.write(b"0" * block)
-            file.flush()
         except OSError:
             block //= 2
 
@@ -114,11 +113,22 @@ def test_a_job_that_is_cancelled_while_a_model_is_loaded_ends(store, shards, tmp
 
 
 def test_a_job_is_paused_in_training_resumed_and_cancelled_while_it_is_scored(store, tmp_path, home):
-    shards = make_shards(tmp_path / "long", SLOW_TO_SCORE)
-    job = fault_job(tmp_path, shards, train={"epochs": 6, "patience": 6, "checkpoint_every_s": 600})
+    shards = make_shards(tmp_path / "many", SLOW_TO_SCORE)
+    job = fault_job(tmp_path, shards, train={"epochs": 8, "patience": 8, "checkpoint_every_s": 600})
     with served(store, job, home) as it:
         wait_for(lambda: it.trains(1))
         assert orders.pause(store, it.job_id, "a test").asked == 1
-    assert (it.state(), it.run.state) == ("paused", "queued")
+    assert (it.state(), it.run.state, it.told()["tasks"][1]["attempts"]) == ("paused", "queued", 0)
     at = it.step()
-    assert it.saved() == at, "the last step is in the checkpoint, not the last epoch's"
+    assert it.saved() == at  # the last step, not the last epoch's
+    assert orders.resume(store, it.job_id, "a test") == 1
+    with served(store, it, home):
+        wait_for(lambda: "scored valid" in it.log())
+        assert orders.cancel(store, it.job_id, "a test").asked == 1
+    assert (it.state(), it.run.state, it.told()["runs"][0]["state"]) == ("cancelled", "cancelled", "cancelled")
+    assert it.starts() == [0, at] and "stopped while clips were scored" in it.log()
+    assert orders.retry(store, it.job_id, "a test") == 1
+    with served(store, it, home):
+        pass
+    it.is_whole(epochs=8, clips=4008)
+    assert it.starts() == [0, at, 80]

@@ -89,7 +89,8 @@ def train(work: dict[str, Any]) -> None:
     from ray.util import get_current_placement_group
 
     _be_quiet()
-    Path(work["folder"]).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a full disk is told below
+        Path(work["folder"]).mkdir(parents=True, exist_ok=True)
     _log(work, f"worker process {os.getpid()} on {socket.gethostname()}")
     cost = _Cost()
     group = get_current_placement_group()
