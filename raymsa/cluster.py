@@ -32,6 +32,7 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # where a session has died, whoever still asks it something would start another
     # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
     "RAY_free_objects_period_milliseconds": "100",
 }
