@@ -50,7 +50,7 @@ def test_a_run_goes_on_and_ends_while_its_store_is_down_and_is_recorded_afterwar
 
 @pytest.fixture(scope="module")
 def two_drivers(shards, tmp_path_factory, tiny_folder, home):
-    """Jobs that two drivers did, the second of which, where that is possible, believes that it is five minutes later."""
+    """Jobs that two drivers did; the second, where that is possible, believes that it is five minutes later."""
     folder = tmp_path_factory.mktemp("two")
     homes = [home_with_models(folder / name / "home", home / "models") for name in ("right", "wrong")]
     with postgres.database() as url:
