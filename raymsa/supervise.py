@@ -100,6 +100,8 @@ class Supervisor:
         self._end(self._child.pid)
         if code not in (0, BROKEN, NO_SESSION):
             self._take_back(name, f"its driver died ({_how(code)})")
+        if lock:
+            _note().unlink(missing_ok=True)  # its number may be another process's one day
         return code
 
     def _clear(self) -> None:
