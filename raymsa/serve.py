@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from raymsa.driver import Driver
-from raymsa.errors import NoSession, RaymsaError
+from raymsa.errors import Lost, NoSession, RaymsaError
 from raymsa.queue import state_of
 from raymsa.store import Store, queries
-from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, Options
+from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -33,6 +33,9 @@ def main() -> int:
         signal.signal(number, lambda *_: driver.stop())
     try:
         driver.serve(_done(store, options), _Idle(store, driver.name))
+    except Lost as error:
+        _say(f"error: {error}")
+        os._exit(SESSION_DIED)  # nothing that asks a dead session for its end comes back
     except RaymsaError as error:
         for line in str(error).splitlines():
             _say(f"error: {line}")
