@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from raymsa import queue
 from raymsa.errors import RaymsaError, StoreAway
-from raymsa.home import home
+from raymsa.home import driver_lock
 from raymsa.signals import on_stop
 from raymsa.store import Store
 
@@ -134,7 +134,7 @@ def alone(wait: Callable[[str], bool]) -> Iterator[IO[str] | None]:
 
     While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets None.
     """
-    path = home() / f"driver-{socket.gethostname()}.lock"
+    path = driver_lock()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         while True:

@@ -8,15 +8,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from raymsa import __version__
 from raymsa.errors import RaymsaError
 from raymsa.home import store_url
-from raymsa.store import Store
 from raymsa.words import for_json
+
+if TYPE_CHECKING:
+    from raymsa.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +105,8 @@ def json_option(command: F) -> F:
 
 def open_store(url: str | None, create: bool = False) -> Store:
     """The store a command reads or writes."""
+    from raymsa.store import Store  # SQLAlchemy: most of the time that a quick command takes
+
     return Store.open(url or store_url(), create=create)
 
 
