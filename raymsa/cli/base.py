@@ -27,6 +27,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "work": "jobs",
     "list": "show",
     "status": "show",
+    "top": "watch",
     "logs": "show",
     "results": "show",
     "wait": "orders",
@@ -38,6 +39,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "metrics": "watch",
     "kinds": "about",
     "doctor": "about",
 }

@@ -60,7 +60,7 @@ def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_
 @store_option
 @json_option
 def status_command(job: str, url: str | None, as_json: bool) -> None:
-    """A job's tasks and runs: what runs where, how far it is, how long still, what it waits for, why something failed."""
+    """What runs where, how far it is, how long still, what it waits for, and why something failed."""
     from raymsa.report.status import as_json as plain
     from raymsa.report.status import status
 
@@ -175,7 +175,7 @@ def _status_lines(found: Status, most: int | None) -> Iterator[str]:
 
 
 def _task_rows(found: Status) -> list[tuple[str, ...]]:
-    rows = [("task", "state", "attempt", "driver", "since", "for")]
+    rows: list[tuple[str, ...]] = [("task", "state", "attempt", "driver", "since", "for")]
     for task in found.tasks:
         since = moment(task.started_at, found.now) if task.started_at else ""
         took = duration((task.finished_at or found.now) - task.started_at) if task.started_at else ""
@@ -191,20 +191,19 @@ def _run_rows(found: Status) -> list[tuple[str, ...]]:
     from raymsa.report.status import left_of
 
     rule = criterion_of(found.job.spec)
-    rows = [
-        ("run", "state", "where", "since", "epoch", "step", "left", f"valid {rule.words}", "attempts", "device time")
-    ]
+    valid_is = f"valid {rule.words}"
+    heading = ("run", "state", "where", "since", "epoch", "step", "left", valid_is, "attempts", "device time")
+    rows: list[tuple[str, ...]] = [heading]
     for run in found.runs:
         step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
         valid = "" if run.valid_error is None else f"{rule.turned(run.valid_error):.4f}"
-        left = left_of(run, found.now) if run.state == "running" else None
-        at = (
-            (run.place or "", moment(run.started_at, found.now))
-            if run.state == "running" and run.started_at
-            else ("", "")
-        )
-        facts = (str(run.epoch or ""), step, "" if left is None else duration(left), valid, str(run.attempts))
-        rows.append((run.id, run.state, *at, *facts, duration(run.device_s)))
+        where = since = left = ""
+        if run.state == "running":
+            where, since = run.place or "", moment(run.started_at or found.now, found.now)
+            left_s = left_of(run, found.now)
+            left = "" if left_s is None else duration(left_s)
+        facts = (str(run.epoch or ""), step, left, valid, str(run.attempts), duration(run.device_s))
+        rows.append((run.id, run.state, where, since, *facts))
     return rows
 
 

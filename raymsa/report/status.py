@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import socket
-import statistics
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +74,7 @@ def status(store: Store, name: str) -> Status:
         waits=_task_waits(store, job, tasks, now) | _run_waits(tasks, runs, now),
         left_s=left_s,
         left=left,
-        failures=[*_run_failures(runs, now), *_task_failures(job, tasks, now)],
+        failures=[*_run_failures(runs), *_task_failures(job, tasks)],
     )
 
 
@@ -85,10 +83,10 @@ def as_json(store: Store, found: Status) -> dict[str, Any]:
     about = {"id": found.job.id, "name": found.job.name, "state": found.state, "planned": found.planned}
     about |= {"runs": overview.run_counts(found.runs), "created_at": found.job.created_at}
     about |= {"submitted_by": found.job.submitted_by, "deadline": found.deadline}
-    rows = {"tasks": found.tasks, "runs": found.runs, "failures": found.failures}
-    plain = {name: [asdict(row) for row in named] for name, named in rows.items()}
     more = {"now": found.now, "waits": found.waits, "left_s": found.left_s, "left": found.left}
-    return {"job": about, **plain, **more, "events": [asdict(event) for event in queries.events(store, found.job.id)]}
+    more |= {"failures": [asdict(failure) for failure in found.failures]}
+    rows = {"tasks": [asdict(task) for task in found.tasks], "runs": [asdict(run) for run in found.runs]}
+    return {"job": about, **rows, **more, "events": [asdict(event) for event in queries.events(store, found.job.id)]}
 
 
 def left_of(run: RunRow | overview.Running, now: float) -> float | None:
@@ -108,7 +106,7 @@ def rest(runs: list[RunRow], planned: int, now: float) -> tuple[float | None, st
     if len(running) < training or not took or not (running or still):
         return None, ""
     ends = list(running.values()) or [0.0]
-    each = statistics.fmean(took)
+    each = sum(took) / len(took)
     heapq.heapify(ends)
     for _ in range(still):
         heapq.heapreplace(ends, ends[0] + each)
@@ -203,31 +201,24 @@ def _run_wait(run: RunRow, begun: float, now: float) -> str:
     return "a free device"
 
 
-def _run_failures(runs: list[RunRow], now: float) -> list[Failure]:
-    found = []
-    for run in runs:
-        if run.state not in ("failed", "queued") or not run.error:
-            continue
-        again = run.not_before if run.state == "queued" else None
-        lines, where = _log(run_dir(run.id) / "log.txt", (run.place or "").partition(" ")[0])
-        cause = run.cause or "fault"
-        found.append(Failure(run.id, cause, WORDS.get(cause, cause), run.error, run.failures, again, lines, where))
-    return found
+def _run_failures(runs: list[RunRow]) -> list[Failure]:
+    failed = [run for run in runs if run.state in ("failed", "queued") and run.error]
+    logs = [_log(run_dir(run.id) / "log.txt", (run.place or "").partition(" ")[0]) for run in failed]
+    return [_failure(run, run.id, run.failures, log) for run, log in zip(failed, logs, strict=True)]
 
 
-def _task_failures(job: Job, tasks: list[Task], now: float) -> list[Failure]:
-    found = []
-    for task in tasks:
-        if not task.error:
-            continue
-        again = task.not_before if task.state == "queued" else None
-        # of runs that failed, their own logs are shown
-        lines, where = (
-            _log(job_log(job.id), (task.driver or "").partition(":")[0]) if task.cause != "runs" else ([], "")
-        )
-        cause = task.cause or "fault"
-        found.append(Failure(task.kind, cause, WORDS.get(cause, cause), task.error, task.attempts, again, lines, where))
-    return found
+def _task_failures(job: Job, tasks: list[Task]) -> list[Failure]:
+    """Of runs that failed, their own logs are shown, not that of their task."""
+    failed = [task for task in tasks if task.error]
+    hosts = [(task.driver or "").partition(":")[0] for task in failed]
+    logs = [([], "") if t.cause == "runs" else _log(job_log(job.id), h) for t, h in zip(failed, hosts, strict=True)]
+    return [_failure(task, task.kind, task.attempts, log) for task, log in zip(failed, logs, strict=True)]
+
+
+def _failure(row: RunRow | Task, what: str, times: int, log: tuple[list[str], str]) -> Failure:
+    cause = row.cause or "fault"
+    again = row.not_before if row.state == "queued" else None
+    return Failure(what, cause, WORDS.get(cause, cause), row.error or "", times, again, *log)
 
 
 def _log(path: Path, host: str) -> tuple[list[str], str]:
@@ -235,5 +226,5 @@ def _log(path: Path, host: str) -> tuple[list[str], str]:
     with suppress(OSError), path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
         return file.read().decode(errors="replace").splitlines()[-LAST_LINES:], str(path)
-    elsewhere = host and host != socket.gethostname()
+    elsewhere = host and host != os.uname().nodename
     return [], f"its log is on {host}, not here" if elsewhere else "it left no log on this machine"

@@ -81,8 +81,8 @@ def job_counts(store: Store) -> dict[str, int]:
 def task_counts(store: Store) -> dict[str, int]:
     """How many tasks are in each state."""
     with store.read() as connection:
-        rows = connection.execute(select(tasks.c.state, func.count()).group_by(tasks.c.state))
-        return {state: count for state, count in rows}
+        rows = connection.execute(select(tasks.c.state, func.count().label("number")).group_by(tasks.c.state))
+        return {row.state: row.number for row in rows}
 
 
 def listed(store: Store, everything: bool = False, states: Collection[str] = ()) -> Listed:
@@ -109,6 +109,13 @@ def planned_runs(spec: Mapping[str, Any]) -> int:
 def run_counts(made: Iterable[RunRow]) -> dict[str, int]:
     """How many of some runs are in each state."""
     return dict(Counter(run.state for run in made))
+
+
+def names(store: Store, job_ids: Collection[str]) -> dict[str, str]:
+    """The names of some jobs."""
+    with store.read() as connection:
+        rows = connection.execute(select(jobs.c.id, jobs.c.name).where(jobs.c.id.in_(job_ids)))
+        return {row.id: row.name for row in rows}
 
 
 def next_tasks(store: Store, limit: int) -> list[Waiting]:
