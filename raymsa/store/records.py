@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from raymsa.errors import NotFound
 from raymsa.store.engine import Store
@@ -189,4 +188,6 @@ def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 
 def _dialect(connection: Connection) -> Any:
     """Both say ON CONFLICT, but SQLAlchemy has it in each dialect's own insert."""
-    return postgresql if connection.dialect.name == "postgresql" else sqlite
+    from importlib import import_module  # of one of them: the other's import takes longer than `raymsa status`
+
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
