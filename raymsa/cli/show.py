@@ -17,6 +17,7 @@ from raymsa.cli.base import json_option, main, open_store, print_json, store_opt
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.evaluation.metrics import CRITERIA
 from raymsa.home import job_log, run_dir
+from raymsa.searchspec import planned_runs
 from raymsa.store import Store, queries
 from raymsa.target import task_of
 from raymsa.words import duration
@@ -131,8 +132,7 @@ def console(markup: bool = False) -> Console:
 
 def _summary(store: Store, job: queries.Job) -> dict[str, Any]:
     runs = queries.runs(store, job.id)
-    search = job.spec["search"]
-    planned = search["trials"] if search else len(job.spec["seeds"]) * max(1, len(job.spec["variants"]))
+    planned = planned_runs(job.spec)
     states = dict(Counter(run.state for run in runs))
     about = {"id": job.id, "name": job.name, "state": queue.job_state(queries.tasks(store, job.id)), "runs": states}
     return {**about, "planned": planned, "created_at": job.created_at, "submitted_by": job.submitted_by}

@@ -46,6 +46,7 @@ CRITERIA = {
     "sims": Criterion("mae", "MAE"),
     "classes": Criterion("f1", "weighted F1", high_is_good=True),
 }
+LOW_IS_GOOD = ("mae",)  # metrics; of all others, a high value is good
 
 
 def measure(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:
