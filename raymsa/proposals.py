@@ -126,8 +126,7 @@ class Proposed:
         self.about = [*self._words(search), *warm]
         self._study = Study(search, self._space, self._aim, self._template.seed, past)
         found = trials(store, job, self._space)
-        for one in found:
-            self._study.replay(one)
+        self._study.replay(found)
         self._made = len(found)
         self._open = Open(store, [row for row in queries.runs(store, job.id) if row.task_id == task_id])
         self._ready: tuple[Run, Any] | None = None  # proposed, and perhaps not in the store yet

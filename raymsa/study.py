@@ -60,19 +60,32 @@ class Study:
         """A run is made of what was proposed."""
         self._asked[run_id] = asked
 
-    def replay(self, trial: Trial) -> None:
-        """Tell everything the store has of a run, in its turn; one that is not over stays open."""
-        params = self._space.params(trial.values)
-        if params is None:  # of another space; it cannot be told, and is none of this search
-            return
-        self._study.enqueue_trial(params)
-        asked = self._ask(trial.number, 0)
-        self._tried.add(_key(self._space.suggest(asked)))
+    def replay(self, trials: Iterable[Trial]) -> None:
+        """Tell everything the store has, in the order in which it happened; runs that are not over stay open."""
+        known = [one for one in trials if self._space.params(one.values) is not None]
+        asks = [(one.asked_at, 0, one.number, one) for one in known]
+        ends = [(math.inf if one.over_at is None else one.over_at, 1, one.number, one) for one in known]
+        for _, is_end, _, one in sorted(asks + ends, key=lambda moment: moment[:3]):
+            if not is_end:
+                self._ask_again(one)
+                continue
+            for epoch, value in one.epochs.items():
+                self.report(one.run_id, epoch, value)
+            if one.state not in OPEN:
+                self.tell(one)
+
+    def _ask_again(self, trial: Trial) -> None:
+        """The same settings for the same number. cma-es writes down only for what it proposed itself where it was; told
+        the same, it proposes the same."""
+        asked = self._ask(trial.number, 0) if self._algorithm == "cma-es" else None
+        if asked is None or self._space.suggest(asked) != trial.values:
+            if asked is not None:
+                self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
+            self._study.enqueue_trial(self._space.params(trial.values))
+            asked = self._ask(trial.number, 0)
+            self._space.suggest(asked)
+        self._tried.add(_key(trial.values))
         self.began(trial.run_id, asked)
-        for epoch, value in trial.epochs.items():
-            self.report(trial.run_id, epoch, value)
-        if trial.state not in OPEN:
-            self.tell(trial)
 
     def report(self, run_id: str, epoch: int, value: float) -> bool:
         """A trial's metric after an epoch; whether to end it now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raymsa.errors import SpecError
 from raymsa.searchspec import Aim, aim_of
@@ -30,6 +30,8 @@ class Trial:
     best_epoch: int | None
     objective: float | None
     error: str | None = None
+    asked_at: float = 0.0
+    over_at: float | None = None
 
     def stopped_at(self) -> int | None:
         """The epoch after which it was ended early."""
@@ -46,7 +48,11 @@ def trials(store: Store, job: queries.Job, space: Space) -> list[Trial]:
     metric, seed = aim_of(job.spec).metric, job.spec["seeds"][0]
     epochs = queries.by_epoch(store, job.id, f"valid_{metric}")
     rows = [row for row in queries.runs(store, job.id) if row.seed == seed]
-    found = [_trial(store, row, space, metric, epochs.get(row.id, {})) for row in rows]
+    begun = {e.run_id: e.at for e in reversed(queries.events(store, job.id)) if e.run_id and e.what == "queued"}
+    found = [
+        replace(_trial(store, row, space, metric, epochs.get(row.id, {})), asked_at=begun.get(row.id, 0.0))
+        for row in rows
+    ]
     return sorted(found, key=lambda one: one.number)
 
 
@@ -115,6 +121,7 @@ def _trial(store: Store, row: queries.RunRow, space: Space, metric: str, epochs:
         best_epoch=row.best_epoch,
         objective=_objective(store, row, metric, epochs),
         error=row.error,
+        over_at=None if row.state in OPEN else row.finished_at,
     )
 
 

@@ -27,6 +27,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "status": "show",
     "logs": "show",
     "results": "show",
+    "search": "search",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",
