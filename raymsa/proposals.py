@@ -16,7 +16,7 @@ from raymsa.searchspec import aim_of
 from raymsa.space import Space
 from raymsa.spec import Run, digest, trial
 from raymsa.store import Store, queries, records
-from raymsa.study import Study
+from raymsa.study import CMA_WANTS, Study
 from raymsa.trials import OPEN, Trial, alike, one_trial, template_of, to_confirm, trials
 
 Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
@@ -181,8 +181,10 @@ class Proposed:
         if data_digest is None:
             return [], []
         past, outside = alike(self._store, self._job, self._template, self._space, data_digest)
-        more = f"; {outside} more have settings outside the space" if outside else ""
-        return past, [f"warm start: {len(past)} earlier runs on the same clips are learned from{more}"]
+        said = f"warm start: {len(past)} earlier runs on the same clips are learned from"
+        if self._job.spec["search"]["algorithm"] == "cma-es" and len(past) < CMA_WANTS:
+            past, said = [], f"warm start: {len(past)} earlier runs on the same clips, but cma-es needs {CMA_WANTS}"
+        return past, [said + (f"; {outside} more have settings outside the space" if outside else "")]
 
 
 def confirming(store: Store, job: queries.Job) -> list[Run]:

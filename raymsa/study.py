@@ -15,6 +15,7 @@ from raymsa.space import Space, Values
 from raymsa.trials import OPEN, Trial
 
 TRIES = 20  # for settings that were not tried yet; training twice with one seed gives the same number twice
+CMA_WANTS = 10  # earlier runs: it begins from the best tenth of them
 KEPT = 3  # asha lets one in so many go on
 
 

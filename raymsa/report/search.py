@@ -21,6 +21,7 @@ from raymsa.study import frozen
 from raymsa.trials import DEFAULT, OPEN, Trial, best, template_of, trials
 from raymsa.words import for_json
 
+ENOUGH = 4  # trials that went to their end, to say what mattered; fewer say it of themselves alone
 PLOTS = ("history", "importance", "slices", "parallel")
 
 
@@ -159,7 +160,7 @@ def _importance(study: Any) -> dict[str, float] | None:
     """By PED-ANOVA: Optuna's other evaluators need scikit-learn."""
     import optuna
 
-    if len(_complete(study)) < 2:
+    if len(_complete(study)) < ENOUGH:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -45,7 +45,7 @@ def render_trials(found: Search, console: Console) -> None:
     ranked = {one.run_id: at for at, one in enumerate(found.best)}
     rows = sorted(found.trials, key=lambda one: (ranked.get(one.run_id, len(ranked)), one.number))
     fields = _fields(rows)
-    title = f"trials of the search, each with seed {found.seed}: for choosing, not for reporting"
+    title = f"trials, each with seed {found.seed}: for choosing"
     made = table(title, ["trial", "valid\n" + heading(found.metric), "best\nepoch", "epochs", *fields, "state"])
     for one in rows:
         epochs = str(max(one.epochs, default=0))
@@ -77,14 +77,15 @@ def _verdict(found: Search) -> str:
     if not found.confirmed:
         todo = "they are not confirmed yet" if found.to_confirm else "`search.confirm` would run them with fresh seeds"
         return f"the best of {len(found.trials)} trials on one seed are also the luckiest; {todo}"
+    left = sum(one.planned - (one.valid.runs if one.valid else 0) for one in found.confirmed)
+    if left:
+        return f"not confirmed yet: {left} runs with fresh seeds are not done"
     first = found.confirmed[0]
     default = next((one for one in found.confirmed if one.is_default), None)
-    if first.valid is None or default is None or default.valid is None:
-        return f"best confirmed: {first.name}" if first.valid else "nothing is confirmed yet"
     if first is default:
         return "the file's own settings were not beaten on fresh seeds"
-    means = f"{number(found.metric, first.valid.mean)} against {number(found.metric, default.valid.mean)}"
-    return f"best confirmed: {first.name}; valid {found.metric} {means} of the file's own settings"
+    means = [number(found.metric, one.valid.mean) for one in (first, default) if one is not None and one.valid]
+    return f"best on fresh seeds: {first.name}, valid {found.metric} " + " against the file's own ".join(means)
 
 
 def _fields(rows: Iterable[Any]) -> list[str]:
