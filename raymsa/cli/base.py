@@ -30,6 +30,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "top": "watch",
     "logs": "show",
     "results": "show",
+    "search": "search",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",

@@ -28,6 +28,9 @@ PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}, "classes": {}}
 SIMS_EDGES = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
 
 
+LOW_IS_GOOD = ("mae",)  # metrics; of all others, a high value is good
+
+
 def measure(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:
     """Every metric of a profile for scores and labels [B]: `mosi` (MOSI, MOSEI), `sims` (CH-SIMS), or `classes`, where
     both are classes counted from 0 and an answer that names no class is -1.

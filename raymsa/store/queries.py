@@ -218,6 +218,24 @@ def steps(store: Store, run_id: str) -> list[Step]:
     return _rows(store, Step, _of(tables.steps, run_id=run_id).order_by(tables.steps.c.step, tables.steps.c.name))
 
 
+def by_epoch(store: Store, job_id: str, name: str) -> dict[str, dict[int, float]]:
+    """What a job's runs reported under one name after their epochs: run -> epoch -> value, in order."""
+    table, of = tables.steps, tables.runs
+    told = select(table.c.run_id, table.c.epoch, table.c.value).join(of, of.c.id == table.c.run_id)
+    result: dict[str, dict[int, float]] = {}
+    with store.read() as connection:
+        for row in connection.execute(told.where(of.c.job_id == job_id, table.c.name == name).order_by(table.c.step)):
+            result.setdefault(row.run_id, {})[row.epoch] = row.value
+    return result
+
+
+def done_on(store: Store, data_digest: str) -> list[RunRow]:
+    """The finished runs of all jobs on these clips, oldest first."""
+    table = tables.runs
+    found = _of(table, state="done", data_digest=data_digest)
+    return _rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
+
+
 def finals(store: Store, run_id: str) -> dict[str, dict[str, float]]:
     """A run's final metrics as `records.finish_run` was given them: split -> name -> value."""
     result: dict[str, dict[str, float]] = {}
