@@ -20,9 +20,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 from raymsa.errors import NotFound, StoreAway, StoreError
 from raymsa.store import migrations
+from raymsa.store.filesystem import network_mount
 
 BUSY_S = 30
-CONNECT_S = 10  # a PostgreSQL server that does not answer
+# A PostgreSQL server whose machine has vanished: without these, a connection to it hangs for a quarter of an hour.
+GIVE_UP = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,  # ms
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+}
 MIGRATION_LOCK = 0x7261796D7361  # "raymsa": one advisory lock for all migrations of a PostgreSQL database
 
 # What a person can do about a driver's message; the first that matches is added to it.
@@ -35,6 +43,8 @@ HINTS = {
     "disk I/O": "check the disk's space and health",
     "locked": f"another process kept it busy for {BUSY_S} s",
     "File exists": "a file is where a folder should be",
+    "starting up": "try again in a moment",
+    "does not exist": "make it first: createdb NAME",
     "connection": "check that the server runs and the URL is right",
 }
 
@@ -160,6 +170,7 @@ def _one_line(url: URL, reason: str) -> str:
 
 def _open_sqlite(url: URL, create: bool) -> Engine:
     path = Path(str(url.database)).absolute()
+    _refuse_network(url, path)
     if _is_absent(path):
         if not create:
             raise NotFound(f"no store at {path}; nothing was submitted yet")
@@ -177,6 +188,18 @@ def _open_sqlite(url: URL, create: bool) -> Engine:
         with _lock(path):
             _migrate(engine)
     return engine
+
+
+def _refuse_network(url: URL, path: Path) -> None:
+    mount = network_mount(path)
+    if mount is not None:
+        raise StoreError(
+            _one_line(
+                url,
+                f"{mount.point} is a network file system ({mount.kind}), where SQLite loses data; "
+                "name a file on a local disk, or a PostgreSQL database, with --store or RAYMSA_STORE",
+            )
+        )
 
 
 def _is_absent(path: Path) -> bool:
@@ -235,9 +258,9 @@ def _open_postgresql(url: URL, create: bool) -> Engine:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
+    give_up = {name: value for name, value in GIVE_UP.items() if name not in url.query}
     try:  # pre-ping: a server that was restarted costs nobody a transaction
-        return create_engine(url, connect_args=timeout, pool_pre_ping=True)
+        return create_engine(url, connect_args=give_up, pool_pre_ping=True)
     except ImportError:
         raise StoreError(_one_line(url, "PostgreSQL needs a driver: pip install 'raymsa[postgres]'")) from None
 
