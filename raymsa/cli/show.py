@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymsa import queue
-from raymsa.cli.base import json_option, main, open_store, print_json, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.evaluation.metrics import CRITERIA
 from raymsa.home import job_log, run_dir
@@ -27,6 +27,7 @@ ENDED = ("done", "failed", "cancelled")
 
 @main.command("list", short_help="Every job.")
 @store_option
+@cluster_option()
 @json_option
 def list_command(url: str | None, as_json: bool) -> None:
     """Every job, the newest last: its state, its runs, when it was submitted."""
@@ -49,6 +50,7 @@ def list_command(url: str | None, as_json: bool) -> None:
 @main.command("status", short_help="What a job does now.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def status_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's tasks and runs: what runs where, how far it is, why something failed."""
@@ -74,6 +76,7 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
 @click.argument("job_or_run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
 @store_option
+@cluster_option()
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
@@ -93,6 +96,7 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
 @main.command("results", short_help="A job's table.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def results_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
