@@ -32,6 +32,7 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # where a session has died, whoever still asks it something would start another
     # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
     "RAY_free_objects_period_milliseconds": "100",
 }
@@ -60,7 +61,7 @@ def session(address: str | None) -> Iterator[None]:
             ray.init(address="local", include_dashboard=False, **size, **common)
         else:
             ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises no class of its own when one of its processes did not start
         reason = " ".join(str(error).split())[:200]
         raise RaymsaError(f"no Ray session at {address or 'this machine'}: {reason}") from None
     if threading.current_thread() is threading.main_thread():
@@ -69,6 +70,15 @@ def session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def ended_part() -> str:
+    """The process of the embedded session that has ended, without which there is no session; empty when all is well."""
+    import ray
+
+    node = ray._private.worker._global_node
+    dead = [kind for kind, _ in node.dead_processes()] if node is not None and ray.is_initialized() else []
+    return next((kind for kind in dead if kind in ("raylet", "gcs_server")), "")
 
 
 def runs_at_once(cpus: int, gpus: int, custom: dict[str, float], wanted: int | None = None) -> int:

@@ -20,9 +20,10 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.causes import again_in, cause_of
-from raymsa.cluster import runs_at_once, session
+from raymsa.cluster import ended_part, runs_at_once, session
 from raymsa.data.manifest import Manifest
 from raymsa.errors import (
+    Cancelled,
     DataError,
     LeaseLost,
     Lost,
@@ -94,7 +95,6 @@ class Driver:
     ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
-    _session: threading.Lock = field(default_factory=threading.Lock)
     _ray_is_up: bool = False
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
@@ -103,11 +103,12 @@ class Driver:
         """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to start.
 
         A store that does not answer is waited for. Raises RaymsaError when no Ray session can be had (the task that
-        wanted one is given back) or the store is broken.
+        wanted one is given back) or the store is broken, and Lost when the session died: what runs in it never ends.
         """
         with ExitStack() as ray:
             away_s = 0.0
             while not self._stop.is_set() and self._trouble is None:
+                self._look_at_session(ray)
                 try:
                     if done():
                         break
@@ -119,6 +120,7 @@ class Driver:
                     away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
                     self._stop.wait(away_s)
             while any(thread.is_alive() for thread in self._busy):
+                self._look_at_session(ray)
                 time.sleep(0.1)
         if self._trouble is not None:
             raise self._trouble
@@ -141,60 +143,77 @@ class Driver:
             idle()
             self._stop.wait(POLL_S)
             return
-        thread = threading.Thread(target=self._do, args=(task, ray), daemon=True, name=f"raymsa-task-{task.id}")
-        self._busy.append(thread)
-        thread.start()
-
-    def _do(self, task: Task, ray: ExitStack) -> None:
-        """Execute one task under its lease and record how it ended; the Ray session is put on `ray`."""
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop, log)
+        lease.begin()
+        # In this thread: Linux ends what Ray starts when the thread that started it ends.
+        if self._has_session(task, lease, ray):
+            thread = threading.Thread(target=self._do, args=(task, lease, log), daemon=True, name=f"task-{task.id}")
+            self._busy.append(thread)
+            thread.start()
+
+    def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
+        """Execute one task under its lease and record how it ended."""
         try:
-            with lease:
-                self._start_session(task, ray)
-                if not lease.over():
-                    self._execute(task, lease, log)
-            self._end(task, lease, log)
-        except NoSession as error:
-            self._trouble = error
+            failed = self._failed(task, lease, log)
+            if failed is None:
+                _patiently(lambda: self._end(task, lease, log), lease)
+            else:
+                _patiently(lambda: self._fail(task, *failed, log), lease)
+            _patiently(lambda: self._tell_end(task), lease)
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except StoreError as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
+        finally:
+            lease.end()
+
+    def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
+        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreError."""
+        try:
+            if not lease.over():
+                self._execute(task, lease, log)
+        except (LeaseLost, StoreError):
+            raise
         except RaymsaError as error:
-            self._fail(task, str(error), error.cause, log)
+            return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
             log.only_in_file(traceback.format_exc())
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self._fail(task, f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error), log)
+            return f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error)
+        return None
 
     def _fail(self, task: Task, error: str, cause: str, log: Say) -> None:
-        with suppress(StoreError):  # then the lease ends, and the task is tried again
-            wish = _spec(queries.job(self.store, task.job_id)).queue
-            again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
-            try:
-                state = queue.fail(self.store, task, error, cause, again_s)
-            except LeaseLost:
-                return
-            log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
-            self._tell_end(task)
+        wish = _spec(queries.job(self.store, task.job_id)).queue
+        again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
+        state = queue.fail(self.store, task, error, cause, again_s)
+        log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
 
-    def _start_session(self, task: Task, ray: ExitStack) -> None:
-        with self._session:
-            if self._ray_is_up:
-                return
-            self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
-            begun = time.monotonic()
-            try:
-                ray.enter_context(session(self.address))
-            except RaymsaError as error:
-                with suppress(LeaseLost):
-                    queue.release(self.store, task)
-                raise NoSession(str(error)) from None
-            self._ray_is_up = True
-            self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+    def _has_session(self, task: Task, lease: Lease, ray: ExitStack) -> bool:
+        """Start the Ray session if there is none, and put it on `ray`; without one the task is given back."""
+        if self._ray_is_up:
+            return True
+        self.say("starting Ray" if self.address is None else f"connecting to Ray at {self.address}")
+        begun = time.monotonic()
+        try:
+            ray.enter_context(session(self.address))
+        except RaymsaError as error:
+            lease.end()
+            with suppress(StoreError, LeaseLost):
+                queue.release(self.store, task)
+            self._trouble = NoSession(str(error))
+            return False
+        self._ray_is_up = True
+        self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
+        return True
+
+    def _look_at_session(self, ray: ExitStack) -> None:
+        """Raises Lost when the session died, and leaves it as it is."""
+        if self._ray_is_up and (part := ended_part()):
+            ray.pop_all()
+            raise Lost(f"the Ray session died: its {part} ended")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
@@ -216,11 +235,22 @@ class Driver:
             log(f"{task.kind} {'given back; it keeps its place in the queue' if state == 'queued' else state}")
         else:
             queue.finish(self.store, task)
-        self._tell_end(task)
 
     def _tell_end(self, task: Task) -> None:
         if queue.job_state(queries.tasks(self.store, task.job_id)) in ("done", "failed", "cancelled"):
             self.ended(task.job_id)
+
+
+def _patiently(act: Callable[[], None], lease: Lease) -> None:
+    """Do it once the store answers, for as long as the task is ours. Raises StoreAway after that."""
+    while True:
+        try:
+            act()
+            return
+        except StoreAway:
+            if lease.at_once():
+                raise
+            time.sleep(AWAY_S[0])
 
 
 class Lease:
@@ -244,11 +274,12 @@ class Lease:
             self.lost = LeaseLost(f"task {self._task.id}: the lease could not be renewed in time")
         return self.lost is not None
 
-    def __enter__(self) -> Lease:
+    def begin(self) -> None:
+        """Renew from now on."""
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """No longer."""
         self._done.set()
         self._thread.join()
 

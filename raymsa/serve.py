@@ -7,14 +7,15 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from raymsa.driver import Driver
-from raymsa.errors import NoSession, RaymsaError
+from raymsa.errors import Lost, NoSession, RaymsaError
 from raymsa.queue import state_of
 from raymsa.store import Store, queries
-from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, Options
+from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -26,11 +27,15 @@ def main() -> int:
     if options.locked:
         os.set_inheritable(LOCK_FD, False)  # ours, but not our children's
     store = Store.open(os.environ["RAYMSA_STORE"])
+    warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are words on stderr
     driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: driver.stop())
     try:
-        driver.serve(_done(store, options), _Idle(store))
+        driver.serve(_done(store, options), _Idle(store, driver.name))
+    except Lost as error:
+        _say(f"error: {error}")
+        os._exit(SESSION_DIED)  # nothing that asks a dead session for its end comes back
     except RaymsaError as error:
         for line in str(error).splitlines():
             _say(f"error: {line}")
@@ -54,13 +59,13 @@ def _done(store: Store, options: Options) -> Callable[[], bool]:
 class _Idle:
     """Says once for each task which other driver holds it."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
         self._told: set[tuple[Any, ...]] = set()
 
     def __call__(self) -> None:
         for task in queries.running_tasks(self._store):
-            if (task.id, task.driver) not in self._told:
+            if task.driver != self._name and (task.id, task.driver) not in self._told:
                 self._told.add((task.id, task.driver))
                 left = max(0.0, (task.lease_until or 0) - self._store.clock())
                 _say(f"{task.kind} of job {task.job_id} is held by {task.driver}; if it is dead, ours in {left:.0f} s")

@@ -17,15 +17,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from raymsa import queue
+from raymsa import leftovers, queue
 from raymsa.errors import RaymsaError, StoreAway
 from raymsa.home import home
 from raymsa.signals import on_stop
 from raymsa.store import Store
 
-NO_SESSION, BROKEN = 71, 74  # exit codes of raymsa.serve that mean an error it has told; others, that it died
+# Exit codes of raymsa.serve: an error it has told, twice, and a Ray session that died under it. Others: it died.
+NO_SESSION, BROKEN, SESSION_DIED = 71, 74, 75
 LOCK_FD = 9  # the driver's end of the machine's lock
 WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
 WELL_S = 300.0  # a driver that lived so long was well
@@ -57,6 +59,8 @@ class Supervisor:
         """Serve the queue. Raises RaymsaError when the driver ended with an error, which it has told itself."""
         with on_stop(self.stop), self._place() as lock:
             wait_s = WAIT_S[0]
+            if lock:
+                self._clear()
             while lock is not False and not self.stopped:
                 begun = time.monotonic()
                 code = self._run(lock)
@@ -89,14 +93,34 @@ class Supervisor:
         self._child = subprocess.Popen(  # noqa: S603
             command, env=environment, pass_fds=keep, start_new_session=True, stdin=subprocess.DEVNULL
         )
+        name = f"{socket.gethostname()}:{self._child.pid}"
+        if lock:
+            leftovers.note(_note(), self._child.pid, name)
         code = self._child.wait()
+        self._end(self._child.pid)
         if code not in (0, BROKEN, NO_SESSION):
-            self._take_back(f"{socket.gethostname()}:{self._child.pid}", code)
+            self._take_back(name, f"its driver died ({_how(code)})")
         return code
 
-    def _take_back(self, driver: str, code: int) -> None:
+    def _clear(self) -> None:
+        """Whoever held the machine's lock before us is dead: end what it left, and take back what it held."""
+        before = leftovers.noted(_note())
+        if before is None:
+            return
+        name, session = before
+        if session is not None:
+            self._end(session)
+        self._take_back(name, "its driver and who watched it died")
+        _note().unlink(missing_ok=True)
+
+    def _end(self, session: int) -> None:
+        """No new driver starts beside what the old one left: it would meet it on a GPU."""
+        if left := leftovers.end(session):
+            self._say(f"{left} processes of the driver {session} do not end; they may hold memory or a GPU")
+
+    def _take_back(self, driver: str, why: str) -> None:
         with suppress(StoreAway):  # then its leases end by themselves
-            queue.gone(self._store, driver, f"its driver died ({_how(code)})")
+            queue.gone(self._store, driver, why)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -120,7 +144,13 @@ class Supervisor:
         return not self.stopped
 
 
+def _note() -> Path:
+    return home() / f"driver-{socket.gethostname()}.json"
+
+
 def _how(code: int) -> str:
+    if code == SESSION_DIED:
+        return "its Ray session died"
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):

@@ -84,6 +84,14 @@ class Store:
         with _in_one_line(self.engine.url), self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One long read transaction that sees one moment of the store, however much is written. Raises StoreError."""
+        postgresql = self.engine.dialect.name == "postgresql"  # SQLite's reads are so by themselves
+        engine = self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
+        with _in_one_line(self.engine.url), engine.begin() as connection:
+            yield connection
+
     def now(self, connection: Connection) -> float:
         """UNIX seconds by the store's own clock, so that a driver whose clock is wrong takes nobody's lease away."""
         if connection.dialect.name == "postgresql":

@@ -20,6 +20,7 @@ from raymsa.errors import RaymsaError, Stopped
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
 ONCE = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
 START_TIMEOUT_S = "10000000"  # a device may be busy for days: a run waits for it and does not fail
+POLL_S = "0.2"  # Ray looks for a worker's reports every 2 s otherwise, and a run waits for each to be fetched
 STOP_EVERY_S, PREEMPTION_EVERY_S = 0.5, 5.0
 ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 
@@ -27,6 +28,7 @@ ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 def trial(config: dict[str, Any]) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = START_TIMEOUT_S
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = POLL_S
     from ray import tune
     from ray.train import TrainingFailedError
 
@@ -87,7 +89,8 @@ def train(work: dict[str, Any]) -> None:
     from ray.util import get_current_placement_group
 
     _be_quiet()
-    Path(work["folder"]).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a full disk is told below
+        Path(work["folder"]).mkdir(parents=True, exist_ok=True)
     _log(work, f"worker process {os.getpid()} on {socket.gethostname()}")
     cost = _Cost()
     group = get_current_placement_group()
