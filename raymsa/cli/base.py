@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from raymsa import __version__
-from raymsa.errors import RaymsaError
+from raymsa.errors import RaymsaError, UsageError
 from raymsa.home import store_url
 from raymsa.words import for_json
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from raymsa.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+WORDS = "raymsa.words"  # in click's context: the command line as it was typed
 
 COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "submit": "jobs",
@@ -62,6 +64,10 @@ class Commands(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
@@ -100,6 +106,62 @@ def store_option(command: F) -> F:
         default=None,
         help="SQLAlchemy URL of the experiment store [default: RAYMSA_STORE, or store.db under RAYMSA_HOME].",
     )(command)
+
+
+CLUSTER = click.option(
+    "--cluster",
+    metavar="URL",
+    help="Do it on the head of a Ray cluster, in its store: http://HEAD:8265, its dashboard.",
+)
+
+
+def cluster_option(*always: str) -> Callable[[F], F]:
+    """`--cluster URL`: the same words, and those of `always`, are said on a cluster's head instead of here."""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def here_or_there(*arguments: Any, cluster: str | None, **options: Any) -> Any:
+            if cluster is None:
+                return command(*arguments, **options)
+            check_cluster(options)
+            from raymsa import remote
+
+            words = _without_cluster(click.get_current_context().meta[WORDS])
+            live = bool(options.get("follow"))
+            sys.exit(remote.run(cluster, [*words, *(w for w in always if w not in words)], out, complain, live=live))
+
+        return CLUSTER(here_or_there)  # type: ignore[return-value]
+
+    return decorate
+
+
+def check_cluster(options: dict[str, Any]) -> None:
+    """Raises UsageError for options that `--cluster` leaves no room for."""
+    for name, option in (("url", "--store"), ("address", "--address")):
+        if options.get(name) is not None:
+            raise UsageError(f"--cluster and {option} exclude each other: the head has its own")
+    if options.get("yes") is False:
+        raise UsageError("--cluster: nobody can be asked on the head; say --yes")
+
+
+def _without_cluster(words: list[str]) -> list[str]:
+    left = list(words)
+    for at, word in enumerate(words):
+        if word == "--cluster":
+            return left[:at] + left[at + 2 :]
+        if word.startswith("--cluster="):
+            return left[:at] + left[at + 1 :]
+    return left
+
+
+def out(text: str) -> None:
+    """What a command on a head printed, as it is."""
+    click.echo(text, nl=False)
+
+
+def complain(text: str) -> None:
+    """The same of its stderr."""
+    click.echo(text, nl=False, err=True)
 
 
 def json_option(command: F) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,21 @@ from typing import Any
 import click
 
 from raymsa import orders
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
-from raymsa.errors import Cancelled, Paused, RaymsaError, UsageError
-from raymsa.provenance import who
+from raymsa.cli.base import (
+    CLUSTER,
+    check_cluster,
+    cluster_option,
+    complain,
+    json_option,
+    main,
+    open_store,
+    out,
+    print_json,
+    say,
+    store_option,
+)
+from raymsa.errors import Cancelled, NotFound, Paused, RaymsaError, UsageError
+from raymsa.provenance import SENT_BY, who
 from raymsa.queue import state_of
 from raymsa.store import Store, queries
 from raymsa.supervise import Options, Supervisor
@@ -49,6 +62,7 @@ DETACH = click.option("--detach", is_flag=True, help="Only queue it; `raymsa wor
 @ADDRESS
 @LEASE_S
 @store_option
+@CLUSTER
 @json_option
 def submit_command(
     file: Path,
@@ -62,19 +76,27 @@ def submit_command(
     address: str | None,
     lease_s: float,
     url: str | None,
+    cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Queue a job file, run it and show its results. Ctrl-C once detaches: the job keeps its place."""
+    """Queue a job file, run it and show its results. Ctrl-C once detaches: the job keeps its place.
+
+    With --cluster, the job is queued on the head, and its `raymsa work` runs it; paths in it are the head's.
+    """
     from raymsa.spec import load_job
 
     _check_notify(notify, detach)
     wishes = {"priority": priority, "after": list(after) or None, "deadline_h": deadline}
     named = [f"queue.{name}={json.dumps(value)}" for name, value in wishes.items() if value is not None]
     job = load_job(file, [*overrides, *named])
+    if cluster is not None:
+        check_cluster({"url": url, "address": address})
+        _send(cluster, job, dry_run, as_json)
+        return
     if dry_run:
         _dry_run(job, as_json)
         return
-    store = open_store(url, create=True)
+    store = _store_to_fill(url)
     from raymsa.driver import submit
 
     job_id = submit(store, job)
@@ -125,6 +147,7 @@ def work_command(
 @ADDRESS
 @LEASE_S
 @store_option
+@cluster_option("--detach")
 @json_option
 def resume_command(
     job: str,
@@ -172,6 +195,34 @@ def _metrics(store: Store, host: str, port: int | None) -> Iterator[None]:
     with served(store, host, port) as address:
         say(f"metrics at {address}")
         yield
+
+
+def _store_to_fill(url: str | None) -> Store:
+    """The store for a new job; a job that was sent to a head must find one there, or nobody would ever serve it."""
+    if SENT_BY not in os.environ:
+        return open_store(url, create=True)
+    try:
+        return open_store(url)
+    except NotFound:
+        named = "its RAYMSA_STORE" if "RAYMSA_STORE" in os.environ else "where RAYMSA_STORE is not set"
+        raise RaymsaError(f"the head has no store yet ({named}): start `raymsa work` there first") from None
+
+
+def _send(cluster: str, job: Any, dry_run: bool, as_json: bool) -> None:
+    """Queue a job on a cluster's head, or ask what it would be there."""
+    from raymsa import remote
+
+    words = ("--dry-run", *(["--json"] if as_json else [])) if dry_run else ("--detach", "--json")
+    code, printed, said = remote.submit(cluster, job, *words)
+    if code or dry_run:
+        out(printed)
+        complain(said)
+        sys.exit(code)
+    job_id = json.loads(printed)["job"]
+    say(f"job {job_id} ({job.name}) is queued at {cluster}; the `raymsa work` there does it")
+    for command in ("status", "logs -f", "results", "cancel"):
+        say(f"  raymsa {command} {job_id} --cluster {cluster}")
+    print_json({"job": job_id}) if as_json else click.echo(job_id)
 
 
 def _dry_run(job: Any, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
 from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.home import job_log, run_dir
@@ -33,6 +33,7 @@ ENDED = ("done", "failed", "cancelled")
     "--state", "states", multiple=True, type=click.Choice(STATES), help="Jobs in this state; may be repeated."
 )
 @store_option
+@cluster_option()
 @json_option
 def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_json: bool) -> None:
     """Jobs that are not finished and the newest 20, the newest last: state, runs, when they were submitted."""
@@ -58,6 +59,7 @@ def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_
 @main.command("status", short_help="What a job does now.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def status_command(job: str, url: str | None, as_json: bool) -> None:
     """What runs where, how far it is, how long still, what it waits for, and why something failed."""
@@ -76,6 +78,7 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
 @click.argument("job_or_run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
 @store_option
+@cluster_option()
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
@@ -98,6 +101,7 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
 @main.command("results", short_help="A job's table.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def results_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
