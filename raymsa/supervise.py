@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 from raymsa import leftovers, queue
 from raymsa.errors import RaymsaError, StoreAway
-from raymsa.home import driver_lock
+from raymsa.home import driver_lock, home
 from raymsa.signals import on_stop
 from raymsa.store import Store
 
