@@ -376,12 +376,12 @@ def test_a_search_whose_driver_and_supervisor_are_killed_makes_each_trial_once(t
     search = {"space": SPACE, "trials": 4, "scheduler": "asha", "min_epochs": 2, "confirm": {"top": 1, "seeds": [7]}}
     train = {"epochs": 4, "batch_clips": 8, "head_lr": 1e-3, "patience": 4, "checkpointing": False}
     file = job_file(tmp_path, search=search, train=train, queue={"backoff_s": 1})
-    first = start_raymsa(home, "submit", str(file), "--lease-s", "6")
+    first = start_raymsa(home, "submit", str(file), "--lease-s", "10")
     try:
-        wait_for(lambda: epochs_told(home) >= 1, 240, first)
+        wait_for(lambda: epochs_told(home) >= 1, 300, first)
         killed(driver_of(home, first.pid))
         wait_for(lambda: "a new one goes on" in first.words.read_text(), 60, first)
-        wait_for(lambda: epochs_told(home) >= 4, 240, first)
+        wait_for(lambda: epochs_told(home) >= 4, 300, first)
         driver = driver_of(home, first.pid)
     finally:
         first.kill()
@@ -390,7 +390,7 @@ def test_a_search_whose_driver_and_supervisor_are_killed_makes_each_trial_once(t
 
     store = Store.open(f"sqlite:///{home}/store.db", create=False)
     (job,) = queries.jobs(store)
-    ended = raymsa(home, "resume", job.id, "--lease-s", "6", timeout_s=300)
+    ended = raymsa(home, "resume", job.id, "--lease-s", "10", timeout_s=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     rows = queries.runs(store, job.id)
     assert {row.state for row in rows} <= {"done", "pruned"}
