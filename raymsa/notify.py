@@ -65,7 +65,7 @@ def message(store: Store, job_id: str) -> dict[str, Any]:
         "state": job_state(tasks),
         "error": errors or None,
         "seconds": max(ended) - min(begun) if begun and ended else 0.0,
-        "best": best_row(store, job_id),
+        "best": _best(store, job_id),
     }
 
 
@@ -88,6 +88,15 @@ def best_row(store: Store, job_id: str) -> str | None:
     page = io.StringIO()
     render(replace(found, rows=(best,), unfinished=()), Console(file=page, width=COLUMNS, highlight=False))
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines() if line.strip())
+
+
+def _best(store: Store, job_id: str) -> str | None:
+    """A job without a finished run has no table, and one whose table cannot be made is told of all the same."""
+    if not any(run.state == "done" for run in queries.runs(store, job_id)):
+        return None
+    with suppress(Exception):
+        return best_row(store, job_id)
+    return None
 
 
 class Notices:
@@ -155,7 +164,7 @@ def _post(address: str, headers: dict[str, str], message: dict[str, Any]) -> Non
     except URLError as error:
         raise RaymsaError(str(getattr(error.reason, "strerror", None) or error.reason)) from None
     except TimeoutError:
-        raise RaymsaError(f"no answer in {URL_S:.0f} s") from None
+        raise RaymsaError(f"no answer in {URL_S:g} s") from None
 
 
 def _run(words: list[str], message: dict[str, Any]) -> None:
@@ -178,7 +187,7 @@ def _run(words: list[str], message: dict[str, Any]) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            raise RaymsaError(f"it took longer than {COMMAND_S:.0f} s and was ended") from None
+            raise RaymsaError(f"it took longer than {COMMAND_S:g} s and was ended") from None
         if code:
             said.seek(0)
             lines = said.read().decode(errors="replace").split("\n")

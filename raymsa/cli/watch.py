@@ -140,28 +140,33 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-class _Watch(threading.Thread):
+class Watch(threading.Thread):
     """Looks at the store every second, beside the screen: a store that does not answer must not stop the keys."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(daemon=True, name="raymsa-top")
         self._store = store
+        self._over = threading.Event()
         self.frame: Frame | None = None
         self.away = ""
 
     def run(self) -> None:
-        """Until the process ends."""
+        """Until `stop`."""
         from raymsa.report.top import frame
 
         since = ""
-        while True:
+        while not self._over.is_set():
             try:
                 self.frame = frame(self._store)
                 since = self.away = ""
             except StoreError as error:
                 since = since or time.strftime("%H:%M:%S")
                 self.away = f"the store is away since {since}, what follows is older: {error}"
-            time.sleep(EVERY_S)
+            self._over.wait(EVERY_S)
+
+    def stop(self) -> None:
+        """Look no more; a look that waits for the store is left behind."""
+        self._over.set()
 
 
 def _live(store: Store) -> None:
@@ -169,7 +174,7 @@ def _live(store: Store) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    watch = _Watch(store)
+    watch = Watch(store)
     watch.start()
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as screen, _keys() as pressed:
         while True:
