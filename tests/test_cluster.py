@@ -13,23 +13,25 @@ import pytest
 from raymsa.queue import job_state
 from raymsa.store import Store, queries
 from tests import postgres
-from tests.jobs import RAYMSA, environment, job_file, wait_for
+from tests.faults import fault_job, home_with_models, make_shards
+from tests.jobs import RAYMSA, environment, wait_for
 from tests.ray_nodes import RAY, Cluster
 from tests.stores import NO_POSTGRESQL
 
 pytestmark = [pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL), pytest.mark.timeout(580)]
 
 DEVICE = {"gpus": 0, "cpus": 1, "custom": {"device": 1}}
-SHORT = {"epochs": 1, "batch_clips": 16, "checkpointing": False, "lora_lr": 1e-3}
-LONG = {"epochs": 40, "patience": 40, "batch_clips": 8, "checkpointing": False, "lora_lr": 1e-3}
+COUNTS = {"train": 40, "valid": 8, "test": 8}  # 10 steps an epoch
 SEARCH = {"trials": 8, "space": {"train.lora_lr": {"loguniform": [1e-4, 1e-2]}}, "algorithm": "random"}
+LONG = {"epochs": 60, "patience": 60}
 
 
 class Place:
     """The cluster, the store of its head, the driver there, and somebody who sends jobs from elsewhere."""
 
-    def __init__(self, folder, store_url):
-        self.folder, self.home = folder, folder / "head"
+    def __init__(self, folder, models, store_url):
+        self.folder, self.home = folder, home_with_models(folder / "head", models)
+        self.shards = make_shards(folder / "shards", COUNTS)
         self.cluster = Cluster({**environment(self.home), "RAYMSA_STORE": store_url})
         self.store_url = store_url
         self.words = folder / "work.txt"
@@ -73,7 +75,8 @@ class Place:
         return next(row.step or 0 for row in self.runs(run.job_id) if row.id == run.id)
 
     def submit(self, name, **sections):
-        ended = self.say("submit", str(job_file(self.folder, name, resources=DEVICE, **sections)), "--json")
+        job = fault_job(self.folder, self.shards, name, resources=DEVICE, **sections)
+        ended = self.say("submit", str(job), "--json")
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)["job"]
 
@@ -97,11 +100,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "head").mkdir()
+def place(tmp_path_factory, tiny_folder, home):
     with postgres.database() as url:
-        made = Place(folder, url)
+        made = Place(tmp_path_factory.mktemp("cluster"), home / "models", url)
         with made.cluster:
             driver = made.work()
             try:
@@ -126,7 +127,7 @@ def test_eight_trials_sent_from_outside_end_once_each_though_a_node_dies(place):
     refused = place.say("list", token="0" * 32)
     assert (refused.returncode, "does not know this token" in refused.stderr) == (1, True), refused.stderr
 
-    job = place.submit("search", train=SHORT, search=SEARCH, queue={"backoff_s": 0})
+    job = place.submit("search", train={"epochs": 1}, search=SEARCH)
     wait_for(lambda: len(place.done(job)) >= 2, 400)
     place.cluster.nodes[0].kill()
     wait_for(lambda: place.job_state(job) in ("done", "failed"), 400)
@@ -139,9 +140,9 @@ def test_eight_trials_sent_from_outside_end_once_each_though_a_node_dies(place):
 
 
 def test_a_node_that_is_to_be_taken_away_hands_its_run_to_another_one(place):
-    job = place.submit("preempted", train=LONG, seeds=[1], queue={"backoff_s": 0})
+    job = place.submit("preempted", train=LONG, seeds=[1])
     (run,) = wait_for(lambda: place.runs(job), 200)
-    wait_for(lambda: place.at(run) >= 4, 200)
+    wait_for(lambda: place.at(run) >= 15, 200)
     node = re.findall(r"on node ([0-9a-f]{56})", place.log(run))[-1]
     drain = [*RAY, "drain-node", "--address", place.cluster.address, "--node-id", node]
     why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "90"]
@@ -154,8 +155,8 @@ def test_a_node_that_is_to_be_taken_away_hands_its_run_to_another_one(place):
 
 
 def test_a_job_goes_on_when_the_head_was_killed_and_started_again(place):
-    job = place.submit("headless", train=LONG, seeds=[1, 2], queue={"backoff_s": 0})
-    wait_for(lambda: [run for run in place.runs(job) if (run.step or 0) >= 4], 300)
+    job = place.submit("headless", train=LONG, seeds=[1, 2])
+    wait_for(lambda: [run for run in place.runs(job) if (run.step or 0) >= 15], 300)
     place.cluster.head.kill()
     assert place.say("status", job).returncode == 1
     place.cluster.start_head()
