@@ -20,7 +20,7 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.causes import again_in, cause_of
-from raymsa.cluster import ended_part, runs_at_once, session
+from raymsa.cluster import Pulse, ended_part, no_room, runs_at_once, session
 from raymsa.data.manifest import Manifest
 from raymsa.errors import (
     Cancelled,
@@ -97,6 +97,7 @@ class Driver:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
     _ray_is_up: bool = False
+    _pulse: Pulse | None = None  # of a cluster
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
 
@@ -207,14 +208,19 @@ class Driver:
             self._trouble = NoSession(str(error))
             return False
         self._ray_is_up = True
+        self._pulse = Pulse() if self.address is not None else None
         self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
         return True
 
     def _look_at_session(self, ray: ExitStack) -> None:
         """Raises Lost when the session died, and leaves it as it is."""
-        if self._ray_is_up and (part := ended_part()):
+        if not self._ray_is_up:
+            return
+        part = ended_part()
+        why = f"its {part} ended" if part else self._pulse.trouble() if self._pulse is not None else ""
+        if why:
             ray.pop_all()
-            raise Lost(f"the Ray session died: its {part} ended")
+            raise Lost(f"the Ray session died: {why}")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
@@ -319,6 +325,7 @@ class JobLog:
 def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
     from raymsa.data.prepare import prepare
 
+    _say_no_room(1, 0, {}, log)
     dataset = _spec(job).dataset
     prepare(dataset, raw_of(dataset), shards, log, lease.over)
 
@@ -331,6 +338,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     made = manifest.read(place(shards))
     wish = spec.resources
     at_once = runs_at_once(wish.cpus, wish.gpus, wish.custom, spec.queue.runs_at_once)
+    _say_no_room(wish.cpus, wish.gpus, wish.custom, log)
     rows = queries.runs(store, job.id)
     _check_data(made, rows, spec, log)
     proposals, planned = _proposals(store, job, task, spec, made, log)
@@ -344,6 +352,12 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
         run_all(proposals, Recorder(store, made, spec.queue, facts, log), lease, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job, task, lease, log)
+
+
+def _say_no_room(cpus: int, gpus: int, custom: dict[str, float], log: Say) -> None:
+    """An autoscaler may be bringing a node, or nobody: Ray would wait for either without a word."""
+    if why := no_room(cpus, gpus, custom):
+        log(why)
 
 
 def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:

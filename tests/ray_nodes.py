@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -10,8 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.jobs import wait_for
 
@@ -44,6 +47,10 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    def ended(self) -> bool:
+        """It came to an end by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
         """SIGKILL for all of it at once, as when a machine loses its power."""
@@ -82,13 +89,42 @@ class Cluster:
         about = ["--num-cpus", str(self._cpus), "--resources", '{"device": 1}']
         return Node(self, name, ["--address", self.address, *self._common, *about])
 
+    def start(self) -> None:
+        """Start the head and all nodes, and wait until they are one cluster."""
+        self.start_head()
+        for node in self.nodes:
+            node.start()
+        wait_for(self.whole, 300)
+
+    def start_head(self) -> None:
+        """Start the head, again on the same ports."""
+        self.head.start()
+        wait_for(lambda: answers(self.port), 120)
+
+    def whole(self) -> bool:
+        """All nodes have joined. One that gave up, because it waits for half a minute only, is started again."""
+        for node in self.nodes:
+            if node.ended():
+                node.start()
+        with suppress(OSError, ValueError, KeyError):
+            found = self.ask("/nodes?view=summary")["data"]["summary"]
+            return len([node for node in found if node["raylet"]["state"] == "ALIVE"]) == len(self.nodes) + 1
+        return False
+
+    def placement_groups(self) -> list[str]:
+        """States of all placement groups but those that were removed."""
+        found = self.ask("/api/v0/placement_groups?limit=1000&detail=false")["data"]["result"]["result"]
+        return [group["state"] for group in found if group["state"] != "REMOVED"]
+
+    def ask(self, path: str) -> Any:
+        """What the dashboard answers."""
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=token), timeout=30) as answer:
+            return json.load(answer)
+
     def __enter__(self) -> Cluster:
         try:
-            self.head.start()
-            wait_for(lambda: answers(self.port), 60)
-            for node in self.nodes:
-                node.start()
-            wait_for(lambda: answers(self.dashboard), 60)
+            self.start()
         except BaseException:
             self.__exit__()
             raise
