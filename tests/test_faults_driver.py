@@ -48,7 +48,8 @@ def the_driver(process) -> int:
     return wait_for(lambda: driver_of(process), 60, process)[0]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_job_outlives_a_killed_raylet_a_killed_driver_a_preemption_and_a_killed_supervisor(mine, shards, tmp_path):
     train = {"epochs": EPOCHS, "patience": EPOCHS, "checkpoint_every_s": 0.2}
     it = entered(mine, fault_job(tmp_path, shards, train=train))
