@@ -1,6 +1,5 @@
 """What is left of a process that led a session, and what must be left alone."""
 
-import os
 import subprocess
 import sys
 
@@ -53,9 +52,5 @@ def test_a_number_that_another_process_has_by_now_is_left_alone(leader, tmp_path
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    stat = leftovers._stat(pid)
+    return stat is not None and not stat.over
