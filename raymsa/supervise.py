@@ -31,6 +31,7 @@ NO_SESSION, BROKEN, SESSION_DIED = 71, 74, 75
 NOTIFY = "RAYMSA_NOTIFY"  # in the environment of the driver's process, which takes it out at once
 LOCK_FD = 9  # the driver's end of the machine's lock
 WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
+TRIES = 3  # at the first session
 WELL_S = 300.0  # a driver that lived so long was well
 
 Say = Callable[[str], None]
@@ -59,7 +60,7 @@ class Supervisor:
     def serve(self) -> None:
         """Serve the queue. Raises RaymsaError when the driver ended with an error, which it has told itself."""
         with on_stop(self.stop), self._place() as lock:
-            wait_s = WAIT_S[0]
+            wait_s, tries = WAIT_S[0], 0
             if lock:
                 self._clear()
             while lock is not False and not self.stopped:
@@ -67,7 +68,10 @@ class Supervisor:
                 code = self._run(lock)
                 if code == 0 or self.stopped:
                     return
-                if code == BROKEN or (code == NO_SESSION and not self._lived):
+                tries += 1
+                # On a machine that is busy, Ray gives a session of its own up that would have come.
+                hopeless = tries >= (TRIES if self._options.address is None else 1)
+                if code == BROKEN or (code == NO_SESSION and not self._lived and hopeless):
                     raise RaymsaError("the driver ended; see above")
                 self._lived = self._lived or code != NO_SESSION
                 wait_s = WAIT_S[0] if time.monotonic() - begun > WELL_S else wait_s
@@ -153,6 +157,8 @@ def _note() -> Path:
 
 
 def _how(code: int) -> str:
+    if code == NO_SESSION:
+        return "it got no Ray session"
     if code == SESSION_DIED:
         return "its Ray session died"
     if code >= 0:

@@ -15,7 +15,7 @@ from tests.faults import COUNTS, Watched, fault_job, home_with_models, make_shar
 from tests.jobs import raymsa, wait_for
 from tests.stores import NO_POSTGRESQL
 
-pytestmark = pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL)]
 DOWN_S = 30
 JOBS = 4
 
