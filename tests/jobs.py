@@ -42,18 +42,18 @@ def raymsa(home: Path, *words: str, timeout_s: float = 300) -> subprocess.Comple
     )
 
 
-def start_raymsa(home: Path, *words: str) -> subprocess.Popen:
-    """Start a command in a process group of its own; its words go to <home>/../out.txt."""
+def start_raymsa(home: Path, *words: str, under: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start a command in a process group of its own, perhaps `under` another; its words go to <home>/../out.txt."""
     home.mkdir(parents=True, exist_ok=True)
     out = (home.parent / f"out-{time.monotonic_ns()}.txt").open("w")
     process = subprocess.Popen(
-        [*RAYMSA, *words], env=environment(home), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        [*under, *RAYMSA, *words], env=environment(home), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
     process.words = Path(out.name)  # type: ignore[attr-defined]
     return process
 
 
-def wait_for(what, timeout_s: float = 120, process: subprocess.Popen | None = None):
+def wait_for(what, timeout_s: float = 240, process: subprocess.Popen | None = None):
     """The first true value of `what()`; fails with the process's words when it takes too long or the process ends."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
