@@ -94,22 +94,26 @@ class Cluster:
         self.start_head()
         for node in self.nodes:
             node.start()
-        wait_for(self.whole, 300)
+        wait_for(self.whole, 400)
 
     def start_head(self) -> None:
         """Start the head, again on the same ports."""
         self.head.start()
-        wait_for(lambda: answers(self.port), 120)
+        wait_for(lambda: self.alive() > 0, 300)  # a node that comes too early ends
 
     def whole(self) -> bool:
         """All nodes have joined. One that gave up, because it waits for half a minute only, is started again."""
         for node in self.nodes:
             if node.ended():
                 node.start()
+        return self.alive() == len(self.nodes) + 1
+
+    def alive(self) -> int:
+        """Nodes that the head takes for alive, itself among them; 0 while it does not answer."""
         with suppress(OSError, ValueError, KeyError):
             found = self.ask("/nodes?view=summary")["data"]["summary"]
-            return len([node for node in found if node["raylet"]["state"] == "ALIVE"]) == len(self.nodes) + 1
-        return False
+            return len([node for node in found if node["raylet"]["state"] == "ALIVE"])
+        return 0
 
     def placement_groups(self) -> list[str]:
         """States of all placement groups but those that were removed."""
@@ -154,13 +158,6 @@ def descendants(pid: int) -> list[int]:
         found += below
         left += below
     return found
-
-
-def answers(port: int) -> bool:
-    """Somebody listens there."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 def free_port() -> int:
