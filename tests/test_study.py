@@ -176,6 +176,13 @@ def test_a_proposed_choice_is_the_value_that_was_written():
     assert [(one["kind"], one.get("head_width")) for one in found] == [("disc", 8), ("gen", None)]
 
 
+@pytest.mark.parametrize("algorithm", ["grid", "random"])
+def test_choices_that_mean_the_same_are_one_setting(store, tmp_path, algorithm):
+    space = {"inputs.modalities": {"choice": [["text", "audio"], ["audio", "text"], ["text"]]}}
+    job = new_job(store, tmp_path, algorithm=algorithm, space=space, trials=3)
+    assert len(train(store, proposals(store, job))) == 2
+
+
 def test_one_and_true_are_two_choices():
     space = Space({"train.checkpointing": {"choice": [True, False]}, "lora.rank": {"choice": [1, 2]}}, template())
     assert [p["train.checkpointing"] for p in space.points()] == [True, True, False, False]
