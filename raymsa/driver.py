@@ -20,9 +20,10 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.causes import again_in, cause_of
-from raymsa.cluster import runs_at_once, session
+from raymsa.cluster import Pulse, ended_part, no_room, runs_at_once, session
 from raymsa.data.manifest import Manifest
 from raymsa.errors import (
+    Cancelled,
     DataError,
     LeaseLost,
     Lost,
@@ -96,6 +97,7 @@ class Driver:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
     _ray_is_up: bool = False
+    _pulse: Pulse | None = None  # of a cluster
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
 
@@ -103,11 +105,12 @@ class Driver:
         """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to start.
 
         A store that does not answer is waited for. Raises RaymsaError when no Ray session can be had (the task that
-        wanted one is given back) or the store is broken.
+        wanted one is given back) or the store is broken, and Lost when the session died: what runs in it never ends.
         """
         with ExitStack() as ray:
             away_s = 0.0
             while not self._stop.is_set() and self._trouble is None:
+                self._look_at_session(ray)
                 try:
                     if done():
                         break
@@ -119,6 +122,7 @@ class Driver:
                     away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
                     self._stop.wait(away_s)
             while any(thread.is_alive() for thread in self._busy):
+                self._look_at_session(ray)
                 time.sleep(0.1)
         if self._trouble is not None:
             raise self._trouble
@@ -153,35 +157,41 @@ class Driver:
     def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
         """Execute one task under its lease and record how it ended."""
         try:
-            try:
-                if not lease.over():
-                    self._execute(task, lease, log)
-            finally:
-                lease.end()
-            self._end(task, lease, log)
+            failed = self._failed(task, lease, log)
+            if failed is None:
+                _patiently(lambda: self._end(task, lease, log), lease)
+            else:
+                _patiently(lambda: self._fail(task, *failed, log), lease)
+            _patiently(lambda: self._tell_end(task), lease)
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except StoreError as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
+        finally:
+            lease.end()
+
+    def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
+        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreError."""
+        try:
+            if not lease.over():
+                self._execute(task, lease, log)
+        except (LeaseLost, StoreError):
+            raise
         except RaymsaError as error:
-            self._fail(task, str(error), error.cause, log)
+            return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
             log.only_in_file(traceback.format_exc())
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self._fail(task, f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error), log)
+            return f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error)
+        return None
 
     def _fail(self, task: Task, error: str, cause: str, log: Say) -> None:
-        with suppress(StoreError):  # then the lease ends, and the task is tried again
-            wish = _spec(queries.job(self.store, task.job_id)).queue
-            again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
-            try:
-                state = queue.fail(self.store, task, error, cause, again_s)
-            except LeaseLost:
-                return
-            log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
-            self._tell_end(task)
+        wish = _spec(queries.job(self.store, task.job_id)).queue
+        again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
+        state = queue.fail(self.store, task, error, cause, again_s)
+        log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
 
     def _has_session(self, task: Task, lease: Lease, ray: ExitStack) -> bool:
         """Start the Ray session if there is none, and put it on `ray`; without one the task is given back."""
@@ -198,8 +208,19 @@ class Driver:
             self._trouble = NoSession(str(error))
             return False
         self._ray_is_up = True
+        self._pulse = Pulse() if self.address is not None else None
         self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
         return True
+
+    def _look_at_session(self, ray: ExitStack) -> None:
+        """Raises Lost when the session died, and leaves it as it is."""
+        if not self._ray_is_up:
+            return
+        part = ended_part()
+        why = f"its {part} ended" if part else self._pulse.trouble() if self._pulse is not None else ""
+        if why:
+            ray.pop_all()
+            raise Lost(f"the Ray session died: {why}")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
@@ -221,11 +242,22 @@ class Driver:
             log(f"{task.kind} {'given back; it keeps its place in the queue' if state == 'queued' else state}")
         else:
             queue.finish(self.store, task)
-        self._tell_end(task)
 
     def _tell_end(self, task: Task) -> None:
         if queue.job_state(queries.tasks(self.store, task.job_id)) in ("done", "failed", "cancelled"):
             self.ended(task.job_id)
+
+
+def _patiently(act: Callable[[], None], lease: Lease) -> None:
+    """Do it once the store answers, for as long as the task is ours. Raises StoreAway after that."""
+    while True:
+        try:
+            act()
+            return
+        except StoreAway:
+            if lease.at_once():
+                raise
+            time.sleep(AWAY_S[0])
 
 
 class Lease:
@@ -293,6 +325,7 @@ class JobLog:
 def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
     from raymsa.data.prepare import prepare
 
+    _say_no_room(1, 0, {}, log)
     dataset = _spec(job).dataset
     prepare(dataset, raw_of(dataset), shards, log, lease.over)
 
@@ -305,6 +338,7 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     made = manifest.read(place(shards))
     wish = spec.resources
     at_once = runs_at_once(wish.cpus, wish.gpus, wish.custom, spec.queue.runs_at_once)
+    _say_no_room(wish.cpus, wish.gpus, wish.custom, log)
     rows = queries.runs(store, job.id)
     _check_data(made, rows, spec, log)
     proposals, planned = _proposals(store, job, task, spec, made, log)
@@ -318,6 +352,12 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
         run_all(proposals, Recorder(store, made, spec.queue, facts, log), lease, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
     _close(store, job, task, lease, log)
+
+
+def _say_no_room(cpus: int, gpus: int, custom: dict[str, float], log: Say) -> None:
+    """An autoscaler may be bringing a node, or nobody: Ray would wait for either without a word."""
+    if why := no_room(cpus, gpus, custom):
+        log(why)
 
 
 def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:

@@ -9,8 +9,8 @@ from raymsa.data.manifest import FORMAT, shaping
 from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
 from raymsa.place import absolute, place
-from raymsa.searchspec import planned_runs
 from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
+from raymsa.store.overview import planned_runs
 from raymsa.target import Labels
 
 

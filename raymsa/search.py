@@ -27,7 +27,8 @@ class Listener(Protocol):
     """Who hears of the runs, in the driver's process."""
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
-        """A run said something."""
+        """A run said something. What is recorded is taken out of `values`, so that a call that ended in StoreAway can
+        be repeated and counts nothing twice."""
 
     def ended(self, run_id: str, error: tuple[str, str] | None, pruned: bool) -> None:
         """A run's trial is over; `error` and its cause when it ended without saying so itself."""
@@ -145,7 +146,8 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
             self.training.add(result["run_id"])
         if {"stopped", "error", "finished"} & result.keys():
             self.training.discard(result["run_id"])
-        self.tell(lambda: self._listener.report(result["run_id"], result))
+        news = dict(result)
+        self.tell(lambda: self._listener.report(result["run_id"], news))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended by itself, or was stopped."""
@@ -163,9 +165,10 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     def tell(self, call: Callable[[], Any]) -> Any:
         """Call the listener or the proposals. A store that does not answer is waited for, as long as the task is ours.
 
-        The first trouble ends the experiment; what comes after it is not recorded, and made again later.
+        The first trouble ends the experiment; what comes after it is not recorded, and made again later. So is what
+        comes when the lease is lost: another driver may be making these runs.
         """
-        while self.trouble is None:
+        while self.trouble is None and not self._until.at_once():
             try:
                 return call()
             except StoreAway as error:

@@ -98,19 +98,6 @@ def different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-def planned_runs(spec: dict[str, Any]) -> int:
-    """Runs that a job stands for, from its plain spec; fewer are made where settings fail."""
-    search: dict[str, Any] | None = spec.get("search")
-    if not search:
-        return len(spec["seeds"]) * max(1, len(spec.get("variants") or ()))
-    confirm: dict[str, Any] | None = search.get("confirm")
-    trials = int(search["trials"])
-    if not confirm:
-        return trials
-    settings: int = min(confirm["top"], trials) + bool(confirm["default"])
-    return trials + settings * len(confirm["seeds"])
-
-
 def problems(job: Any) -> Iterator[str]:
     """What cannot be together in a job with a search, one line each; what single settings would be is checked later."""
     search = job.search

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, 
 from raymsa.data.manifest import Manifest, target
 from raymsa.errors import DataError, OutOfMemory, Stopped
 from raymsa.evaluation.metrics import measure
+from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
@@ -80,13 +81,7 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
         best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
         checkpoint.load_weights(best, student)
-        try:
-            _score(work, student, collate, clips, plan, watch)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in NO_MEMORY):
-                raise
-            advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
-            raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
+        _score(work, student, collate, clips, plan, watch)
     if (wait := position.data_wait()) is not None:
         watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
     ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
@@ -107,7 +102,7 @@ def _keep_to_the_data(work: Work, last: Path | None) -> None:
             f"{work.shards}: holds data {work.manifest.digest}, but this run has seen data {before}; "
             "submit the job anew, or put the shards back"
         )
-    mark.write_text(work.manifest.digest, encoding="utf-8")
+    write_at_once(mark, work.manifest.digest)  # half of it would be other clips
 
 
 class Planned(NamedTuple):
@@ -196,14 +191,21 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
 
 
 def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
-    for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
-        if work.stopping():
-            raise Stopped("stopped while clips were scored")
-        yield prediction
+    try:
+        for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
+            if work.stopping():
+                raise Stopped("stopped while clips were scored")
+            yield prediction
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+        advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
+        raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
 
 
 def _log(folder: Path, line: str) -> None:
-    with (folder / "log.txt").open("a", encoding="utf-8") as file:
+    # A full disk must not end what the line only tells of.
+    with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
@@ -222,7 +224,7 @@ class _Watch:
         self._file = work.folder / "steps.jsonl"
         # What was done before the checkpoint is told again: the report of it may have died with the worker.
         self._pending = [entry for entry in self._kept() if entry["step"] <= start.step]
-        self._file.write_text("".join(json.dumps(entry) + "\n" for entry in self._pending))
+        write_at_once(self._file, "".join(json.dumps(entry) + "\n" for entry in self._pending))
         self._told = time.monotonic()
 
     def log(self, line: str) -> None:
