@@ -58,8 +58,8 @@ class Recorder:
             return
         run = queries.run(self._store, run_id)
         if pruned:
-            self._over.add(run_id)
             records.set_run_state(self._store, run_id, "pruned", detail=f"after epoch {run.epoch}")
+            self._over.add(run_id)
             self._say(f"{name_of(run_id)}  stopped early after epoch {run.epoch}: others do better")
         elif error is not None:
             self._fail(run, *error)

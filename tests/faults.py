@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from raymsa import leftovers, queue
 from raymsa.clip import SHARD_SCHEMA, to_row
@@ -226,3 +228,33 @@ def raylet_of(driver: int) -> int:
     """The raylet of a driver's Ray session."""
     named = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in leftovers.members(driver)]
     return next(pid for pid, line in named if line.split(bytes(1))[0].endswith(b"/raylet"))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A folder that is a disk of 16 MiB; skips the test where none can be mounted."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    ended = subprocess.run(mount, capture_output=True, text=True) if shutil.which("mount") else None
+    if ended is None or ended.returncode:
+        pytest.skip(f"no small disk can be mounted here: {ended.stderr.strip() if ended else 'there is no mount'}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave not a byte."""
+    block = 2**20
+    with (disk / "filler").open("ab", buffering=0) as file:
+        while block:
+            try:
+                file.write(b"0" * block)
+            except OSError:
+                block //= 2
+
+
+def make_space(disk: Path) -> None:
+    """What `fill` wrote goes."""
+    (disk / "filler").unlink()

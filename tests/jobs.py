@@ -54,8 +54,11 @@ def start_raymsa(home: Path, *words: str, under: tuple[str, ...] = ()) -> subpro
 
 
 def wait_for(what, timeout_s: float = 240, process: subprocess.Popen | None = None):
-    """The first true value of `what()`; fails with the process's words when it takes too long or the process ends."""
-    until = time.monotonic() + timeout_s
+    """The first true value of `what()`; fails with the process's words when it takes too long or the process ends.
+
+    On a busy machine, RAYMSA_TEST_SLOWNESS=5 waits five times as long.
+    """
+    until = time.monotonic() + timeout_s * float(os.environ.get("RAYMSA_TEST_SLOWNESS", "1"))
     while time.monotonic() < until:
         if found := what():
             return found

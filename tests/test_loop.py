@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
@@ -32,6 +33,7 @@ from raymsa.training.predictions import read_predictions
 from raymsa.training.run import Work, execute
 from raymsa.training.student import Student
 from tests.clips import MIXED, clip
+from tests.faults import fill, make_space, small_disk
 
 SCALE = Scale(-3, 3, -0.1, 1.5, 0.0)
 CPU = torch.device("cpu")
@@ -456,6 +458,30 @@ def test_a_run_that_is_stopped_again_and_again_is_the_run_that_never_was(kind, w
     assert other_losses == losses and other_valid == valid
     assert read_predictions(broken.folder) == read_predictions(whole.folder)
     assert len(read_predictions(whole.folder)) == 4
+
+
+def test_a_full_disk_leaves_a_run_as_it_was_and_no_step_is_lost(work, every_step_is_reported, tmp_path):
+    found, filled = [], []
+
+    def report(news):
+        found.extend(one["step"] for one in news.get("steps", []) if "loss" in one["values"])
+        if found and found[-1] == 3 and not filled:
+            fill(disk)
+            filled.append(True)
+
+    with small_disk(tmp_path / "disk") as disk:
+        mine = work(disk / "run")
+        left = []
+        for _ in range(2):  # the second attempt begins on a full disk
+            with pytest.raises((OSError, SafetensorError), match=r"(?i)no space left"):
+                execute(mine, CPU, read, report)
+            left.append({path.relative_to(disk): path.stat().st_size for path in disk.rglob("*") if path.is_file()})
+            found.clear()
+        assert left[0] == left[1] and not any(".part" in str(path) for path in left[0])
+        assert checkpoint.position_of(checkpoint.find(mine.folder, "last")).step == 2
+        make_space(disk)
+        execute(mine, CPU, read, report)
+        assert sorted(set(found)) == list(range(1, 11))
 
 
 def test_a_run_that_has_ended_does_not_train_again(work, every_step_is_reported, tmp_path):

@@ -9,15 +9,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from raymsa import __version__
 from raymsa.errors import RaymsaError, UsageError
 from raymsa.home import store_url
-from raymsa.store import Store
 from raymsa.words import for_json
+
+if TYPE_CHECKING:
+    from raymsa.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 WORDS = "raymsa.words"  # in click's context: the command line as it was typed
@@ -27,8 +29,10 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "work": "jobs",
     "list": "show",
     "status": "show",
+    "top": "watch",
     "logs": "show",
     "results": "show",
+    "search": "search",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",
@@ -38,6 +42,8 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "store": "keep",
+    "metrics": "watch",
     "kinds": "about",
     "doctor": "about",
 }
@@ -165,6 +171,8 @@ def json_option(command: F) -> F:
 
 def open_store(url: str | None, create: bool = False) -> Store:
     """The store a command reads or writes."""
+    from raymsa.store import Store  # SQLAlchemy: most of the time that a quick command takes
+
     return Store.open(url or store_url(), create=create)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,11 @@ ADDRESS = click.option(
 )
 
 
+NOTIFY = click.option(
+    "--notify",
+    metavar="TARGET",
+    help="When a job ends: POST to this http(s) URL, or run this command with JSON on stdin.",
+)
 DETACH = click.option("--detach", is_flag=True, help="Only queue it; `raymsa work` does it.")
 
 
@@ -51,6 +58,7 @@ DETACH = click.option("--detach", is_flag=True, help="Only queue it; `raymsa wor
 @click.option("--after", multiple=True, metavar="JOB", help="A job that must be done first (queue.after).")
 @click.option("--deadline", type=float, metavar="HOURS", help="Failed if not done by then (queue.deadline_h).")
 @DETACH
+@NOTIFY
 @ADDRESS
 @LEASE_S
 @store_option
@@ -64,6 +72,7 @@ def submit_command(
     after: tuple[str, ...],
     deadline: float | None,
     detach: bool,
+    notify: str | None,
     address: str | None,
     lease_s: float,
     url: str | None,
@@ -76,6 +85,7 @@ def submit_command(
     """
     from raymsa.spec import load_job
 
+    _check_notify(notify, detach)
     wishes = {"priority": priority, "after": list(after) or None, "deadline_h": deadline}
     named = [f"queue.{name}={json.dumps(value)}" for name, value in wishes.items() if value is not None]
     job = load_job(file, [*overrides, *named])
@@ -96,33 +106,60 @@ def submit_command(
         say("  raymsa work               does what is queued")
         print_json({"job": job_id}) if as_json else click.echo(job_id)
         return
-    _follow(store, Options(address, lease_s, job_id=job_id), as_json)
+    _follow(store, Options(address, lease_s, job_id=job_id), notify, as_json)
 
 
 @main.command("work", short_help="Serve the queue.")
 @click.option("--until-empty", is_flag=True, help="End when nothing is queued or running.")
 @click.option("--tasks", default=1, show_default=True, type=click.IntRange(1), help="Tasks at a time.")
+@NOTIFY
+@click.option(
+    "--metrics", "port", type=click.IntRange(0, 65535), help="Serve Prometheus text on this port; 0: a free one."
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address that --metrics listens on.")
 @ADDRESS
 @LEASE_S
 @store_option
-def work_command(until_empty: bool, tasks: int, address: str | None, lease_s: float, url: str | None) -> None:
+def work_command(
+    until_empty: bool,
+    tasks: int,
+    notify: str | None,
+    port: int | None,
+    metrics_host: str,
+    address: str | None,
+    lease_s: float,
+    url: str | None,
+) -> None:
     """Serve the queue until Ctrl-C. A driver that dies is started again, and goes on from the checkpoints."""
+    _check_notify(notify)
     options = Options(address, lease_s, tasks, until_empty=until_empty)
-    supervisor = Supervisor(open_store(url, create=True), options, say)
-    supervisor.serve()
+    store = open_store(url, create=True)
+    supervisor = Supervisor(store, options, say, notify)
+    with _metrics(store, metrics_host, port):
+        supervisor.serve()
     say("stopped" if supervisor.stopped else "the queue is empty")
 
 
 @main.command("resume", short_help="Go on with a job that was paused or interrupted.")
 @click.argument("job")
 @DETACH
+@NOTIFY
 @ADDRESS
 @LEASE_S
 @store_option
 @cluster_option("--detach")
 @json_option
-def resume_command(job: str, detach: bool, address: str | None, lease_s: float, url: str | None, as_json: bool) -> None:
+def resume_command(
+    job: str,
+    detach: bool,
+    notify: str | None,
+    address: str | None,
+    lease_s: float,
+    url: str | None,
+    as_json: bool,
+) -> None:
     """Go on with a job that was paused, or whose driver died, and show its table. Finished runs are kept."""
+    _check_notify(notify, detach)
     store = open_store(url)
     found = queries.job(store, job)
     count = orders.resume(store, found.id, who())
@@ -134,7 +171,30 @@ def resume_command(job: str, detach: bool, address: str | None, lease_s: float, 
     if detach:
         print_json({"job": found.id, "tasks": count}) if as_json else None
         return
-    _follow(store, Options(address, lease_s, job_id=found.id), as_json)
+    _follow(store, Options(address, lease_s, job_id=found.id), notify, as_json)
+
+
+def _check_notify(notify: str | None, detach: bool = False) -> None:
+    """Raises UsageError before anything is queued."""
+    if notify is None:
+        return
+    from raymsa.notify import target
+
+    if detach:
+        raise UsageError("--notify: with --detach nobody is here when the job ends; give it to `raymsa work --notify`")
+    target(notify)
+
+
+@contextmanager
+def _metrics(store: Store, host: str, port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    from raymsa.gauges import served
+
+    with served(store, host, port) as address:
+        say(f"metrics at {address}")
+        yield
 
 
 def _store_to_fill(url: str | None) -> Store:
@@ -179,10 +239,10 @@ def _dry_run(job: Any, as_json: bool) -> None:
         say(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value}")
 
 
-def _follow(store: Store, options: Options, as_json: bool) -> None:
+def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -> None:
     """Serve the queue until the job is over, then show its results; leaves with the job's exit code."""
     job_id = str(options.job_id)
-    supervisor = Supervisor(store, options, say)
+    supervisor = Supervisor(store, options, say, notify)
     supervisor.serve()
     state = state_of(queries.job_states(store, job_id)[job_id])
     if state == "paused":

@@ -112,12 +112,22 @@ def train(work: dict[str, Any]) -> None:
     except RaymsaError as error:
         _log(work, f"failed: {error}")
         report({"error": str(error), "cause": error.cause})
-    except Exception as error:  # a fault of ours or of a library: the whole trace belongs into the log
+    except Exception as error:
+        report(_told(work, error))
+
+
+def _told(work: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """What is reported of an error that is not ours; the whole trace of a fault belongs into the log."""
+    cause = cause_of(error)
+    if cause == "disk":
+        said = f"no space left on the disk of {work['folder']}; free some: it goes on from its last checkpoint"
+        _log(work, f"failed: {said}")
+    else:
         logging.exception("run %s", work["run_id"])
         _log(work, f"failed: {_trace()}")
         reason = " ".join(str(error).split())[:500]
         said = f"{type(error).__name__}: {reason}; see `raymsa logs {work['run_id']}`"
-        report({"error": said, "cause": cause_of(error)})
+    return {"error": said, "cause": cause}
 
 
 def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
