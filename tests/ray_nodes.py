@@ -146,8 +146,10 @@ class Cluster:
 
 
 def own_ports() -> list[str]:
-    """Ports that Ray would give to the first node of a machine only."""
-    return ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
+    """Ports that Ray would give to the first node of a machine only; or would wait for, a quarter of a minute at most,
+    until its helpers have chosen them."""
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    return ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}-port={free_port()}" for name in names)]
 
 
 def descendants(pid: int) -> list[int]:
