@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ EMBEDDED = "raymsa_embedded"  # the resource by which a node with spare CPUs is 
 OBJECT_STORE_SHARE = 0.3
 OBJECT_STORE_LEAST, OBJECT_STORE_MOST = 256 * 2**20, 128 * 2**30  # bytes
 SHM_SHARE = 0.9
+
+ASK_S, SILENT_S = 5.0, 120.0  # a head is asked so often, and given up; Ray itself waits for a lost one for 60 s
 
 SETTINGS = {
     # The raylet prints notes on stdout, where our data goes; what goes wrong reaches us as errors all the same.
@@ -62,7 +65,7 @@ def session(address: str | None) -> Iterator[None]:
         else:
             ray.init(address=address, **common)
     except Exception as error:  # Ray raises no class of its own when one of its processes did not start
-        reason = " ".join(str(error).split())[:200]
+        reason = _refused(error) or " ".join(str(error).split())[:200]
         raise RaymsaError(f"no Ray session at {address or 'this machine'}: {reason}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init puts its own there, which leaves without a word
@@ -70,6 +73,40 @@ def session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refused(error: BaseException | None) -> str:
+    """What to do about a cluster that asks for a token; empty when that is not the reason."""
+    while error is not None and "AuthToken" not in str(error):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return ""
+    return "it asks for a token; set RAY_AUTH_MODE=token and give its own in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+
+
+class Pulse:
+    """Asks a cluster again and again whether it is there: Ray's calls may wait for ever for a head that is gone."""
+
+    def __init__(self) -> None:
+        self._heard, self._out = time.monotonic(), False
+        threading.Thread(target=self._ask, daemon=True, name="raymsa-pulse").start()
+
+    def trouble(self) -> str:
+        """Why nothing more will come of this session; empty when all is well."""
+        if self._out:
+            return "the cluster has given this node up"
+        silent_s = time.monotonic() - self._heard
+        return f"the cluster's head has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+
+    def _ask(self) -> None:
+        import ray
+
+        mine = ray.get_runtime_context().get_node_id()
+        while ray.is_initialized():
+            with suppress(Exception):  # it does not answer: that is what is measured
+                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                self._heard, self._out = time.monotonic(), bool(alive) and mine not in alive
+            time.sleep(ASK_S)
 
 
 def ended_part() -> str:
@@ -81,11 +118,23 @@ def ended_part() -> str:
     return next((kind for kind in dead if kind in ("raylet", "gcs_server")), "")
 
 
+def no_room(cpus: int, gpus: int, custom: dict[str, float]) -> str:
+    """That no node of a cluster could ever hold this, in a sentence; empty when one can. One may still join."""
+    import ray
+
+    asked = {"CPU": cpus, "GPU": gpus, **custom}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+        return ""
+    words = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+    return f"none of the cluster's {len(nodes)} nodes has {words}; waiting for one that joins"
+
+
 def runs_at_once(cpus: int, gpus: int, custom: dict[str, float], wanted: int | None = None) -> int:
     """How many runs of this size the session holds at a time, `wanted` at most.
 
-    A cluster may grow: there, `wanted` counts if it is given. Raises DoesNotFit when not even one fits on any node of
-    an embedded session.
+    A cluster may grow: there, `wanted` counts if it is given, and is what an autoscaler is asked for. Raises
+    DoesNotFit when not even one fits on any node of an embedded session.
     """
     import ray
 

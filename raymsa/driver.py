@@ -20,7 +20,7 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.causes import again_in, cause_of
-from raymsa.cluster import ended_part, runs_at_once, session
+from raymsa.cluster import Pulse, ended_part, no_room, runs_at_once, session
 from raymsa.data.manifest import Manifest
 from raymsa.errors import (
     Cancelled,
@@ -37,7 +37,7 @@ from raymsa.errors import (
 from raymsa.home import home, job_log
 from raymsa.place import place
 from raymsa.plan import anchored, raw_of, shards_of, tasks_of
-from raymsa.proposals import Listed, Proposals, Proposed, enter
+from raymsa.proposals import Listed, Proposals, Proposed, confirming, enter
 from raymsa.provenance import git_commit, versions, who
 from raymsa.record import Recorder
 from raymsa.spec import check, runs
@@ -47,6 +47,7 @@ from raymsa.store.queries import Task
 LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
 LEASE_MARGIN = 0.8  # of a lease without a renewal: time to stop before another driver begins
 POLL_S = 1.0
+OVER = ("done", "failed", "pruned")  # a run's states that nothing is left to do for
 AWAY_S = (1.0, 30.0)  # between two tries to reach the store, at first and at most
 
 Say = Callable[[str], None]
@@ -96,6 +97,7 @@ class Driver:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
     _ray_is_up: bool = False
+    _pulse: Pulse | None = None  # of a cluster
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
 
@@ -206,20 +208,25 @@ class Driver:
             self._trouble = NoSession(str(error))
             return False
         self._ray_is_up = True
+        self._pulse = Pulse() if self.address is not None else None
         self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
         return True
 
     def _look_at_session(self, ray: ExitStack) -> None:
         """Raises Lost when the session died, and leaves it as it is."""
-        if self._ray_is_up and (part := ended_part()):
+        if not self._ray_is_up:
+            return
+        part = ended_part()
+        why = f"its {part} ended" if part else self._pulse.trouble() if self._pulse is not None else ""
+        if why:
             ray.pop_all()
-            raise Lost(f"the Ray session died: its {part} ended")
+            raise Lost(f"the Ray session died: {why}")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
         if task.kind == "prepare":
             _prepare(job, place(task.payload["shards"]), lease, log)
-        elif task.kind == "train":
+        elif task.kind in ("train", "confirm"):
             _train(self.store, job, task, lease, log)
         else:
             raise RaymsaError(f"task kind '{task.kind}' is unknown to this version of raymsa")
@@ -318,6 +325,7 @@ class JobLog:
 def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
     from raymsa.data.prepare import prepare
 
+    _say_no_room(1, 0, {}, log)
     dataset = _spec(job).dataset
     prepare(dataset, raw_of(dataset), shards, log, lease.over)
 
@@ -330,19 +338,26 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     made = manifest.read(place(shards))
     wish = spec.resources
     at_once = runs_at_once(wish.cpus, wish.gpus, wish.custom, spec.queue.runs_at_once)
-    proposals = _proposals(store, job, task, spec, shards)
+    _say_no_room(wish.cpus, wish.gpus, wish.custom, log)
     rows = queries.runs(store, job.id)
-    planned = spec.search.trials if spec.search else len(rows)
-    done = sum(row.state == "done" for row in rows)
-    log(f"{planned} runs, {done} done already; {at_once} at a time")
     _check_data(made, rows, spec, log)
-    if done < planned:
+    proposals, planned = _proposals(store, job, task, spec, made, log)
+    mine = [row for row in queries.runs(store, job.id) if row.task_id == task.id]
+    over = sum(row.state in OVER for row in mine)
+    log(f"{planned} runs, {over} done already; {at_once} at a time")
+    if over < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
         shared = _shared(spec, place(shards), made, log, lease.over)
         run_all(proposals, Recorder(store, made, spec.queue, facts, log), lease, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
-    _close(store, job.id, lease)
+    _close(store, job, task, lease, log)
+
+
+def _say_no_room(cpus: int, gpus: int, custom: dict[str, float], log: Say) -> None:
+    """An autoscaler may be bringing a node, or nobody: Ray would wait for either without a word."""
+    if why := no_room(cpus, gpus, custom):
+        log(why)
 
 
 def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:
@@ -373,20 +388,34 @@ def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[]
     return shared
 
 
-def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: str) -> Proposals:
-    planned = runs(spec)
-    if spec.search:
-        return Proposed(store, job, task.id, planned[0], shards)
-    return Listed(store, enter(store, job.id, task.id, planned), shards)
+def _proposals(
+    store: Store, job: queries.Job, task: Task, spec: Any, made: Manifest, log: Say
+) -> tuple[Proposals, int]:
+    """What gives the task's runs, and how many there will be."""
+    shards = task.payload["shards"]
+    if task.kind == "train" and spec.search:
+        proposed = Proposed(store, job, task.id, shards, made.digest)
+        for line in proposed.about:
+            log(line)
+        return proposed, int(spec.search.trials)
+    planned = runs(spec) if task.kind == "train" else confirming(store, job)
+    rows = [row for row in enter(store, job.id, task.id, planned) if row.task_id == task.id]
+    return Listed(store, rows, shards), len(rows)
 
 
-def _close(store: Store, job_id: str, lease: Lease) -> None:
-    """A job whose runs are not all done has failed, unless it was stopped: then its runs follow their task."""
-    left = [row for row in queries.runs(store, job_id) if row.state not in ("done", "pruned")]
-    if left and not lease.over():
-        failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
-        ended = all(row.state == "failed" for row in left)
-        raise (RunsFailed if ended else Lost)(f"{len(left)} runs failed: {failed}")
+def _close(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -> None:
+    """A task whose runs are not all done has failed, unless it was stopped: then its runs follow it. A search goes on
+    without the settings that failed, as long as one is done."""
+    rows = [row for row in queries.runs(store, job.id) if row.task_id == task.id]
+    left = [row for row in rows if row.state not in ("done", "pruned")]
+    if not left or lease.over():
+        return
+    ended = all(row.state == "failed" for row in left)
+    if task.kind == "train" and job.spec["search"] and ended and any(row.state == "done" for row in rows):
+        log(f"the search goes on without {len(left)} trials that failed; raymsa search {job.id} names them")
+        return
+    failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
+    raise (RunsFailed if ended else Lost)(f"{len(left)} runs failed: {failed}")
 
 
 def _spec(job: queries.Job) -> Any:

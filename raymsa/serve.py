@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from raymsa.driver import Driver
+from raymsa.driver import Driver, JobLog
 from raymsa.errors import Lost, NoSession, RaymsaError
+from raymsa.notify import Notices, target
 from raymsa.queue import state_of
 from raymsa.store import Store, queries
-from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, SESSION_DIED, Options
+from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, NOTIFY, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -26,9 +27,13 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # who started us is gone: end in order
     if options.locked:
         os.set_inheritable(LOCK_FD, False)  # ours, but not our children's
+    notify = os.environ.pop(NOTIFY, "")  # it may hold a token: Ray's processes have no use for it
     store = Store.open(os.environ["RAYMSA_STORE"])
     warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are words on stderr
     driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once)
+    notices = Notices(store, target(notify), lambda job_id, line: JobLog(job_id, _say)(line)) if notify else None
+    if notices is not None:
+        driver.ended = notices
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: driver.stop())
     try:
@@ -40,6 +45,9 @@ def main() -> int:
         for line in str(error).splitlines():
             _say(f"error: {line}")
         return NO_SESSION if isinstance(error, NoSession) else BROKEN
+    finally:
+        if notices is not None:
+            notices.close()
     return 0
 
 

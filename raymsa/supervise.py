@@ -22,12 +22,13 @@ from typing import IO, Any, NamedTuple
 
 from raymsa import leftovers, queue
 from raymsa.errors import RaymsaError, StoreAway
-from raymsa.home import home
+from raymsa.home import driver_lock, home
 from raymsa.signals import on_stop
 from raymsa.store import Store
 
 # Exit codes of raymsa.serve: an error it has told, twice, and a Ray session that died under it. Others: it died.
 NO_SESSION, BROKEN, SESSION_DIED = 71, 74, 75
+NOTIFY = "RAYMSA_NOTIFY"  # in the environment of the driver's process, which takes it out at once
 LOCK_FD = 9  # the driver's end of the machine's lock
 WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
 TRIES = 3  # at the first session
@@ -50,8 +51,8 @@ class Options(NamedTuple):
 class Supervisor:
     """Keeps one driver process alive until it ends by itself or `stop` is called."""
 
-    def __init__(self, store: Store, options: Options, say: Say) -> None:
-        self._store, self._options, self._say = store, options, say
+    def __init__(self, store: Store, options: Options, say: Say, notify: str | None = None) -> None:
+        self._store, self._options, self._say, self._notify = store, options, say, notify
         self._child: subprocess.Popen[bytes] | None = None
         self._lived = False  # some driver had a session: one that cannot get any may get one later
         self.stopped = False
@@ -88,7 +89,8 @@ class Supervisor:
     def _run(self, lock: Any) -> int:
         """One driver process, from its start to its end."""
         command = [sys.executable, "-m", "raymsa.serve", json.dumps(self._options._asdict())]
-        environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url()}  # not in the command: `ps` shows that
+        # Not in the command, which `ps` shows.
+        environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url(), NOTIFY: self._notify or ""}
         keep: tuple[int, ...] = ()
         if lock:
             os.dup2(lock.fileno(), LOCK_FD, inheritable=True)
@@ -172,7 +174,7 @@ def alone(wait: Callable[[str], bool]) -> Iterator[IO[str] | None]:
 
     While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets None.
     """
-    path = home() / f"driver-{socket.gethostname()}.lock"
+    path = driver_lock()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         while True:

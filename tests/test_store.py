@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import make_url, text
+from sqlalchemy import func, make_url, select, text
 
 from raymsa.errors import NotFound, StoreError, UsageError
 from raymsa.store import Store, migrations, queries, records, tables
@@ -214,6 +214,17 @@ def test_a_database_that_is_not_there_is_told_with_what_to_do() -> None:
     with postgres.database() as url:
         pass  # dropped again
     _refused(url, r"does not exist \(make it first: createdb")
+
+
+def test_a_long_read_sees_one_moment_and_stops_nobody_from_writing(store: Store) -> None:
+    records.add_event(store, "before")
+    count = select(func.count()).select_from(tables.events)
+    with store.snapshot() as connection:
+        assert connection.execute(count).scalar() == 1
+        records.add_event(store, "meanwhile")
+        assert connection.execute(count).scalar() == 1
+    with store.snapshot() as connection:
+        assert connection.execute(count).scalar() == 2
 
 
 def test_an_exception_of_the_caller_rolls_back_and_stays_what_it_is(store: Store) -> None:

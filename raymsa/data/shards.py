@@ -125,7 +125,9 @@ def share(groups: list[RowGroup], stop: Callable[[], bool] = lambda: False) -> t
                 made.end()
                 return None, "stopped while the clips were read"
         name = f"raymsa-clips-{uuid.uuid4().hex}"
-        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, refs))
+        # Beside the driver, without which the session is over: any other node may go, and the places with it.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        holder = ray.remote(_Holder).options(name=name, num_cpus=0, label_selector=here).remote(_places(packs, refs))
         ray.get(holder.places.remote())
     except ray.exceptions.RayError as error:
         return None, f"every run streams its clips: sharing them failed ({' '.join(str(error).split())[:200]})"

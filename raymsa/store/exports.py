@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -38,7 +39,8 @@ def export(store: Store, path: Path, job_ids: Collection[str] | None = None) -> 
                     counts[table.name] += len(rows)
             writer.end(counts)
     except OSError as error:
-        raise RaymsaError(f"{path}: cannot be written: {error.strerror or error}") from None
+        reason = os.strerror(error.errno) if error.errno else str(error)  # Arrow makes a sentence of it
+        raise RaymsaError(f"{path}: cannot be written: {reason}") from None
     return {table.name: counts[table.name] for table in ORDER}
 
 
@@ -60,7 +62,7 @@ def _of(table: Table, job_ids: Collection[str] | None) -> ColumnElement[bool]:
         return table.c.id.in_(job_ids)
     if table is tables.events:
         return table.c.job_id.in_(job_ids)
-    held = true()
+    held: ColumnElement[bool] = true()
     for key in table.foreign_keys:
         parents = select(key.column).where(_of(key.column.table, job_ids))
         held &= or_(key.parent.is_(None), key.parent.in_(parents))

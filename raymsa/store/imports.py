@@ -1,7 +1,7 @@
 """Taking an export into a store, in one transaction: all of it, or nothing.
 
-A job that is there already is left as it is. Tasks get new ids, in their old order, and what refers to them follows. A task
-that was not over comes in as paused: nothing starts by surprise, and `raymsa resume` says when.
+A job that is there already is left as it is. Tasks get new ids, in their old order, and what refers to them follows.
+A task that was not over comes in as paused: nothing starts by surprise, and `raymsa resume` says when.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from raymsa.errors import NotFound, UsageError
@@ -75,7 +76,7 @@ class _Intake:
         if self.held and not self._goes_along(found):
             self._flush()
         new = self._is_news(found.row) if found.table is events else self._is_new(found)
-        if "id" in found.table.columns:
+        if "id" in found.row:
             self.known[found.table.name][found.row["id"]] = new
         if found.table is tasks:
             self._look_at_task(found.row, new)
@@ -86,8 +87,8 @@ class _Intake:
         """Put in what is left, and tell of the paused tasks."""
         self._flush()
         for job_id, old, state in self.paused:
-            told = {"detail": f"imported; it was {state}", "who": self.who}
-            insert_event(self.connection, "paused", job_id=job_id, task_id=self.task_ids[old], **told)
+            task_id, detail = self.task_ids[old], f"imported; it was {state}"
+            insert_event(self.connection, "paused", job_id=job_id, task_id=task_id, detail=detail, who=self.who)
         new = sum(self.known["jobs"].values())
         return Imported(new, len(self.known["jobs"]) - new, len(self.paused), dict(self.rows))
 
@@ -99,10 +100,11 @@ class _Intake:
         """Whose row it is, its first reference says; a job's own row is new if the store has no such job."""
         if found.table is jobs:
             return found.row["id"] not in self.there
-        return [self._known(found, column) for column in found.table.columns if column.foreign_keys][0]
+        known = [self._known(found, column, parent) for column, parent in _references(found.table)]
+        return known[0]
 
-    def _known(self, found: Found, column: Column[Any]) -> bool:
-        value, parent = found.row[column.name], next(iter(column.foreign_keys)).column.table.name
+    def _known(self, found: Found, column: str, parent: str) -> bool:
+        value = found.row[column]
         if value is None:
             return False
         if value not in self.known[parent]:
@@ -131,7 +133,7 @@ class _Intake:
             return {**_without_id(row), "task_id": self._task(row["task_id"])}
         if table is runs and row["state"] == "running":
             row = {**row, "state": "queued"}
-        ids = {column.name: self._task(row[column.name]) for column in table.columns if column.references(tasks.c.id)}
+        ids = {column: self._task(row[column]) for column, parent in _references(table) if parent == tasks.name}
         return None if table is waits and None in ids.values() else {**row, **ids}
 
     def _task(self, old: int | None) -> int | None:
@@ -161,6 +163,12 @@ class _Intake:
             self.task_ids.update(zip((row["id"] for row in rows), made.scalars(), strict=True))
         else:
             self.connection.execute(table.insert(), rows)
+
+
+@cache
+def _references(table: Table) -> tuple[tuple[str, str], ...]:
+    """Columns with the names of the tables they refer to; the first says whose row it is."""
+    return tuple((c.name, key.column.table.name) for c in table.columns for key in c.foreign_keys)
 
 
 def _without_id(row: dict[str, Any]) -> dict[str, Any]:

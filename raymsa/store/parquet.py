@@ -22,7 +22,7 @@ from raymsa.errors import UsageError
 from raymsa.store.jsonl import Found
 from raymsa.store.rows import ORDER, check_header, checked, from_json, header, kinds
 
-ROW_GROUP = 20_000  # rows held in memory
+ROW_GROUP = 10_000  # rows held in memory
 READ_ROWS = 1_000
 TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), object: pa.string()}
 KEY = b"raymsa"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from raymsa.errors import NotFound
 from raymsa.store.engine import Store
@@ -18,6 +17,7 @@ from raymsa.store.tables import artifacts as artifacts_table
 from raymsa.store.tables import events, finals, predictions, runs, steps
 from raymsa.store.tables import tasks as tasks_table
 
+_EVENT = events.insert()
 NEW_RUN = {"state": "queued", "attempts": 0, "wall_s": 0.0, "device_s": 0.0}
 
 
@@ -141,7 +141,7 @@ def insert_event(
     """One line of history, in the transaction of the change it tells of."""
     about = {"job_id": job_id, "task_id": task_id, "run_id": run_id}
     when = time.time() if at is None else at
-    connection.execute(events.insert().values(at=when, what=what, detail=detail, who=who, **about))
+    connection.execute(_EVENT, {"at": when, "what": what, "detail": detail, "who": who, **about})
 
 
 def _set(connection: Connection, run_id: str, **values: Any) -> None:
@@ -189,4 +189,6 @@ def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 
 def _dialect(connection: Connection) -> Any:
     """Both say ON CONFLICT, but SQLAlchemy has it in each dialect's own insert."""
-    return postgresql if connection.dialect.name == "postgresql" else sqlite
+    from importlib import import_module  # of one of them: the other's import takes longer than `raymsa status`
+
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}")

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import JSON, Boolean, Column, Float, Integer, String, Table
 from sqlalchemy.types import TypeDecorator
@@ -40,21 +40,20 @@ def check_header(given: Any) -> list[Table]:
         raise UsageError(f"it has format {given.get('format')} and this raymsa reads {FORMAT}: upgrade raymsa")
     mine = header()["tables"]
     strange = [f"{name}.{c}" for name in theirs for c in theirs[name] if c not in mine.get(name, ())]
-    lacking = [f"{t.name}.{c.name}" for t in ORDER for c in t.columns if c.name not in theirs.get(t.name, mine[t.name])]
-    needed = [name for name in lacking if not _can_be_left_out(name)]
+    both = [table for table in ORDER if table.name in theirs]
+    needed = [f"{t.name}.{c}" for t in both for c, rule in _rules(t).items() if rule.needed and c not in theirs[t.name]]
     if strange or needed:
         what = f"knows no {strange[0]}" if strange else f"needs {needed[0]}"
         raise UsageError(
             f"it was made from a store of version {given.get('schema')}, and this raymsa (version {migrations.HEAD}) "
             f"{what}: export it again with the same raymsa on both sides"
         )
-    return [table for table in ORDER if table.name in theirs]
+    return both
 
 
-@cache
 def kinds(table: Table) -> dict[str, type]:
     """A table's columns as bool, int, float, str, or object for JSON."""
-    return {column.name: _kind(column) for column in table.columns}
+    return {name: rule.kind for name, rule in _rules(table).items()}
 
 
 def for_json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,14 +71,36 @@ def from_json(text: str | bytes) -> Any:
 
 def checked(table: Table, row: Any) -> dict[str, Any]:
     """A row that was read, with each value of its column's type. Raises ValueError that says what is wrong."""
+    rules = _rules(table)
     if not isinstance(row, dict):
         raise ValueError("a row is an object")
-    strange = row.keys() - table.columns.keys()
-    lacking = [c.name for c in table.columns if c.name not in row and not _can_be_left_out(f"{table.name}.{c.name}")]
-    if strange or lacking:
-        raise ValueError(f"unknown column {min(strange)!r}" if strange else f"column {lacking[0]!r} is missing")
-    kind = kinds(table)
-    return {name: _checked(table.columns[name], kind[name], value) for name, value in row.items()}
+    if strange := row.keys() - rules.keys():
+        raise ValueError(f"unknown column {min(strange)!r}")
+    if len(row) < len(rules):
+        lacking = [name for name, rule in rules.items() if name not in row and rule.needed]
+        if lacking:
+            raise ValueError(f"column {lacking[0]!r} is missing")
+    return {name: _checked(name, rules[name], value) for name, value in row.items()}
+
+
+class _Rule(NamedTuple):
+    """What may stand in a column; `limit` is characters of a text."""
+
+    kind: type
+    nullable: bool
+    needed: bool
+    limit: float
+
+
+@cache
+def _rules(table: Table) -> dict[str, _Rule]:
+    """Made once per table: a store has a million rows."""
+    rules = {}
+    for column in table.columns:
+        limit = getattr(column.type, "length", None)
+        needed = not column.nullable and column.server_default is None
+        rules[column.name] = _Rule(_kind(column), bool(column.nullable), needed, limit or math.inf)
+    return rules
 
 
 def _kind(column: Column[Any]) -> type:
@@ -91,33 +112,27 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _can_be_left_out(name: str) -> bool:
-    table, _, column = name.partition(".")
-    about = tables.metadata.tables[table].columns[column]
-    return about.nullable or about.server_default is not None
-
-
 def _word(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _checked(column: Column[Any], kind: type, value: Any) -> Any:
+def _checked(name: str, rule: _Rule, value: Any) -> Any:
+    kind = rule.kind
+    if kind is float and not isinstance(value, float):
+        value = (
+            NOT_FINITE.get(value, value) if isinstance(value, str) else float(value) if type(value) is int else value
+        )
     if value is None:
-        if not column.nullable:
-            raise ValueError(f"{column.name!r} is null")
-        return None
-    if kind is float:
-        value = NOT_FINITE.get(value, value) if isinstance(value, str) else value
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    else:
-        fits = kind is object or type(value) is kind
-    if not fits:
-        raise ValueError(f"{column.name!r} is {_short(value)}, which is not {WORDS[kind]}")
-    limit = getattr(column.type, "length", None)
-    if limit is not None and len(value) > limit:
-        raise ValueError(f"{column.name!r} is {_short(value)}, which is longer than {limit} characters")
+        if not rule.nullable:
+            raise ValueError(f"{name!r} is null")
+    elif type(value) is not kind and kind is not object:
+        raise ValueError(f"{name!r} is {_short(value)}, which is not {WORDS[kind]}")
+    elif kind is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name!r} is {value}, which is too large")
+    elif kind is str and len(value) > rule.limit:
+        raise ValueError(f"{name!r} is {_short(value)}, which is longer than {rule.limit} characters")
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from raymsa.causes import cause_of
 from raymsa.errors import RaymsaError, Stopped
+from raymsa.place import write_at_once
 
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
 ONCE = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
@@ -91,7 +92,8 @@ def train(work: dict[str, Any]) -> None:
     _be_quiet()
     with suppress(OSError):  # a full disk is told below
         Path(work["folder"]).mkdir(parents=True, exist_ok=True)
-    _log(work, f"worker process {os.getpid()} on {socket.gethostname()}")
+    node = ray.get_runtime_context().get_node_id()
+    _log(work, f"worker process {os.getpid()} on {socket.gethostname()}, on node {node}")
     cost = _Cost()
     group = get_current_placement_group()
 
@@ -139,20 +141,30 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     mark = Path(work["folder"]) / "wanted"
     stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
     spec, mine = JobSpec.model_validate(work["spec"]), Path(work["folder"])
-    made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"])))
+    made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"]), mine / "worker"))
     execute(made, device, stream, report)
 
 
 class _Asked:
-    """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken."""
+    """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken.
 
-    def __init__(self, mark: Path) -> None:
+    Raises Stopped when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
+    minute, and a new driver may have begun meanwhile: two must not write one run's checkpoints.
+    """
+
+    def __init__(self, mark: Path, owner: Path) -> None:
         self._mark, self._stop, self._looked, self._asked_ray = mark, False, 0.0, time.monotonic()
+        self._owner, self._name = owner, uuid.uuid4().hex
+        with suppress(OSError):
+            write_at_once(owner, self._name)
 
     def __call__(self) -> bool:
         now = time.monotonic()
         if not self._stop and now - self._looked > STOP_EVERY_S:
             self._looked = now
+            with suppress(OSError):
+                if self._owner.read_text() not in ("", self._name):
+                    raise Stopped("another worker has the run; this one ends without a checkpoint")
             self._stop = self._mark.exists() or self._preempted(now)
         return self._stop
 
