@@ -55,8 +55,11 @@ def test_a_run_goes_on_and_ends_while_its_store_is_down_and_is_recorded_afterwar
 WRONG_CLOCK = f"""
 import time
 right = time.time
-time.time = lambda: right() + {WRONG_S}
-time.time_ns = lambda: int(time.time() * 1e9)
+
+def wrong():  # with a name, so that what refers to it can be pickled
+    return right() + {WRONG_S}
+
+time.time = wrong
 """
 
 
@@ -94,7 +97,7 @@ def test_two_drivers_on_one_queue_do_every_job_once(two_drivers):
 def test_a_driver_whose_clock_is_five_minutes_wrong_takes_no_task_and_loses_none(two_drivers):
     assert len(drivers(two_drivers)) == 2
     details = [event.detail for job in two_drivers for event in job.events()]
-    assert not [detail for detail in details if "silent" in detail or "died" in detail or "lease" in detail]
+    assert not [detail for detail in details if "silent" in detail or "its driver" in detail]
     times = [event["at"] for event in two_drivers[0].told()["events"]]
     assert max(times) < time.time() + 1 and times == sorted(times)
 
