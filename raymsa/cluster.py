@@ -145,7 +145,8 @@ def runs_at_once(cpus: int, gpus: int, custom: dict[str, float], wanted: int | N
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = [_resources(node) for node in alive]
     asked = {"CPU": cpus, "GPU": gpus, **custom}
-    fitting = [min(int(node.has(name) // amount) for name, amount in asked.items() if amount) for node in nodes]
+    # A head with no CPUs, as it should be, has fewer than none once one is kept back.
+    fitting = [max(0, min(int(node.has(name) // amount) for name, amount in asked.items() if amount)) for node in nodes]
     embedded = any(EMBEDDED in node["Resources"] for node in alive)
     if not embedded:
         return wanted or max(1, sum(fitting))

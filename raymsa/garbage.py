@@ -2,28 +2,30 @@
 
 A checkpoint goes if its run is in this machine's home and
 - failed, was cancelled or was stopped early, in a job that is over; a retry of it would begin again at step 0;
-- was a trial of a search that is over, and others were better on valid;
+- was a trial of a search that is over, and others were better by what it looked for; what confirms them stays;
 - is done: then its last-* goes, from which it would have gone on; its best-* stays.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
-from raymsa.errors import RaymsaError
+from raymsa.errors import RaymsaError, SpecError
 from raymsa.home import home
-from raymsa.store import Store
-from raymsa.store.tables import jobs, runs, tasks
+from raymsa.searchspec import aim_of
+from raymsa.space import Space
+from raymsa.spec import check
+from raymsa.store import Store, queries
+from raymsa.store.tables import runs, tasks
+from raymsa.trials import best, template_of, trials
 
 CHECKPOINT = re.compile(r"\.?(best|last)-\d+(\.part)?")  # see training/checkpoint.py; .part: of a killed process
-TRIAL = re.compile(r"t\d+")  # variant of a search's trials, see proposals.py; what confirms them has other names
 BAD = {"failed": "failed", "cancelled": "cancelled", "pruned": "stopped early"}
 PENDING = ("queued", "running", "paused")
 CLOCKS_S = 600  # by which the clocks of a store and of a disk may differ
@@ -48,42 +50,34 @@ class Found(NamedTuple):
 
 
 class _Job(NamedTuple):
-    runs: Sequence[Any]  # rows: id, variant, state, valid_error, finished_at
+    runs: Sequence[Any]  # rows: id, state, finished_at
     pending: bool  # a task is still to be done
-    is_search: bool
     ended_at: float
+    beaten: set[str]  # trials of its search that others were better than
 
-    def kept(self, keep: int) -> set[str]:
-        """The trials of a search whose checkpoints stay."""
-        trials = [run for run in self.runs if run.state == "done" and TRIAL.fullmatch(run.variant)]
-        trials.sort(key=lambda run: (math.inf if run.valid_error is None else run.valid_error, run.id))
-        return {run.id for run in trials[:keep]}
-
-    def why(self, run: Any, kept: set[str]) -> str | None:
+    def why(self, run: Any) -> str | None:
         """Why a run's checkpoints can go."""
         if run.state in BAD:
             return None if self.pending else BAD[run.state]
         if run.state != "done":
             return None
-        beaten = self.is_search and not self.pending and TRIAL.fullmatch(run.variant) and run.id not in kept
-        return "not among the best" if beaten else "done"
+        return "not among the best" if run.id in self.beaten else "done"
 
 
 def find(store: Store, keep: int = 1) -> Found:
     """What can go under this home; of a search, the checkpoints of the `keep` best trials stay."""
     here = {folder.name: found for folder in _folders() if (found := _checkpoints(folder))}
     result = Found([], [])
-    with store.snapshot() as connection:
-        for job in _jobs(connection, list(here)):
-            kept = job.kept(keep)
-            for run in job.runs:
-                why = job.why(run, kept)
-                gone = [path for path in here.get(run.id, ()) if why and (why != "done" or "last-" in path.name)]
-                # Another store knows the run better, and this one is an old copy of it.
-                if any(path.stat().st_mtime > max(run.finished_at or 0, job.ended_at) + CLOCKS_S for path in gone):
-                    result.newer.append(run.id)
-                else:
-                    result.waste.extend(Waste(run.id, run.state, str(why), path, _size(path)) for path in gone)
+    for job_id in _job_ids(store, list(here)):
+        job = _job(store, job_id, keep)
+        for run in job.runs:
+            why = job.why(run)
+            gone = [path for path in here.get(run.id, ()) if why and (why != "done" or "last-" in path.name)]
+            # Another store knows the run better, and this one is an old copy of it.
+            if any(path.stat().st_mtime > max(run.finished_at or 0, job.ended_at) + CLOCKS_S for path in gone):
+                result.newer.append(run.id)
+            else:
+                result.waste.extend(Waste(run.id, run.state, str(why), path, _size(path)) for path in gone)
     return result
 
 
@@ -109,20 +103,37 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in run.iterdir() if CHECKPOINT.fullmatch(p.name) and p.is_dir() and not p.is_symlink())
 
 
-def _jobs(connection: Connection, run_ids: list[str]) -> Iterator[_Job]:
+def _job_ids(store: Store, run_ids: list[str]) -> list[str]:
     """The jobs of some runs."""
-    ids: dict[str, None] = {}
-    for start in range(0, len(run_ids), AT_ONCE):
-        some = select(runs.c.job_id).where(runs.c.id.in_(run_ids[start : start + AT_ONCE]))
-        ids |= dict.fromkeys(connection.execute(some.order_by(runs.c.job_id)).scalars())
-    columns = (runs.c.id, runs.c.variant, runs.c.state, runs.c.valid_error, runs.c.finished_at)
-    for job_id in ids:
+    ids: set[str] = set()
+    with store.read() as connection:
+        for start in range(0, len(run_ids), AT_ONCE):
+            some = runs.c.id.in_(run_ids[start : start + AT_ONCE])
+            ids |= set(connection.execute(select(runs.c.job_id).where(some)).scalars())
+    return sorted(ids)
+
+
+def _job(store: Store, job_id: str, keep: int) -> _Job:
+    columns = (runs.c.id, runs.c.state, runs.c.finished_at)
+    with store.read() as connection:
         mine = connection.execute(select(*columns).where(runs.c.job_id == job_id).order_by(runs.c.id)).all()
         work = connection.execute(select(tasks.c.state, tasks.c.finished_at).where(tasks.c.job_id == job_id)).all()
-        spec = connection.execute(select(jobs.c.spec).where(jobs.c.id == job_id)).scalar_one()
-        pending = any(task.state in PENDING for task in work)
-        ended_at = max((task.finished_at or 0.0 for task in work), default=0.0)
-        yield _Job(mine, pending, bool(spec.get("search")), ended_at)
+    pending = any(task.state in PENDING for task in work)
+    ended_at = max((task.finished_at or 0.0 for task in work), default=0.0)
+    return _Job(mine, pending, ended_at, set() if pending else _beaten(store, job_id, keep))
+
+
+def _beaten(store: Store, job_id: str, keep: int) -> set[str]:
+    """Trials of a search that are not its best; none if the job is no search, or one that this raymsa cannot read."""
+    job = queries.job(store, job_id)
+    if not job.spec.get("search"):
+        return set()
+    try:
+        check(job.spec, f"job {job_id}")
+    except SpecError:
+        return set()
+    found = trials(store, job, Space(job.spec["search"]["space"], template_of(job)))
+    return {one.run_id for one in found} - {one.run_id for one in best(found, aim_of(job.spec))[:keep]}
 
 
 def _is_as_it_was(store: Store, one: Waste) -> bool:

@@ -6,12 +6,14 @@ runs are told to Optuna again, unfinished ones go on from their checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from raymsa.errors import LeaseLost
 from raymsa.home import run_dir
 from raymsa.plan import run_id
+from raymsa.ranges import size
 from raymsa.searchspec import aim_of
 from raymsa.space import Space
 from raymsa.spec import Run, digest, trial
@@ -121,7 +123,9 @@ class Proposed:
         self._store, self._job, self._task_id, self._shards = store, job, task_id, shards
         self._template, self._aim = template_of(job), aim_of(job.spec)
         search = job.spec["search"]
-        self._space, self._trials = Space(search["space"], self._template), int(search["trials"])
+        self._space = Space(search["space"], self._template)
+        # Choices that are written differently may be one setting, as [text, audio] and [audio, text] are.
+        self._trials = min(int(search["trials"]), size(self._space.ranges) or math.inf)
         past, warm = self._past(data_digest if search.get("warm_start") else None)
         self.about = [*self._words(search), *warm]
         self._study = Study(search, self._space, self._aim, self._template.seed, past)

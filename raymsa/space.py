@@ -74,7 +74,9 @@ class Space:
 
     def _holds(self, field: str, value: Any) -> bool:
         kind, values = next(iter(self.ranges[field].items()))
-        return value in values if kind == "choice" else values[0] <= value <= values[1]
+        if kind == "choice":
+            return value in values
+        return isinstance(value, (int, float)) and bool(values[0] <= value <= values[1])
 
     def _code(self, field: str, value: Any) -> Any:
         return self._coded[field][self.ranges[field]["choice"].index(value)] if field in self._coded else value

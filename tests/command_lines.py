@@ -13,7 +13,6 @@ import yaml
 PROGRAMS = ("ray", "raymsa")
 ENDS = set(";&|()\n")  # of a simple command
 BEFORE = {"if", "then", "do", "else", "while", "until", "exec", "!", "{", "sudo", "setsid", "nohup", "srun"}
-ASSIGNMENT = re.compile(r"\w+=")
 REDIRECTION = re.compile(r"(?<!\S)[0-9&]?(?:>>?|<)\s*(?:&\d|[^\s;&|)]+)")
 CAPITALS = re.compile(r"\b[A-Z][A-Z_]*\b|\.\.\.")
 NOT_FOR_SYMMETRIC_RUN = {"--head", "--node-ip-address", "--port", "--block"}
@@ -54,8 +53,13 @@ def of_file(path: Path) -> list[list[str]]:
     """The commands of one file in cluster/: a page, a script, YAML or a Dockerfile."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        parts = [part.replace("[", " ").replace("]", " ") for part in page_parts(text)]
-    elif path.suffix == ".yaml":
+        blocks, spans = page_parts(text)
+        return [found for block in blocks for found in commands(block)] + [
+            found if any(map(_says_more, found)) else [*found, "--help"]  # a name alone: it has to be one
+            for span in spans
+            for found in commands(span)
+        ]
+    if path.suffix == ".yaml":
         parts = [part for document in yaml.safe_load_all(text) for part in _yaml_parts(document)]
     elif path.name == "Dockerfile":
         lines = re.findall(r"(?m)^(?:RUN|CMD|ENTRYPOINT) (.*)$", text.replace("\\\n", " "))
@@ -65,11 +69,15 @@ def of_file(path: Path) -> list[list[str]]:
     return [found for part in parts for found in commands(part)]
 
 
-def page_parts(text: str) -> list[str]:
-    """The code of a Markdown page: blocks and spans."""
+def page_parts(text: str) -> tuple[list[str], list[str]]:
+    """The code of a Markdown page: its blocks, and its spans."""
     blocks = re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```", text)
     spans = re.findall(r"`([^`]+)`", re.sub(r"(?ms)^ *```.*?^ *```", "", text))
-    return [*blocks, *(" ".join(span.split()) for span in spans)]
+    return blocks, [" ".join(re.sub(r"[][]", " ", span).split()) for span in spans]
+
+
+def _says_more(word: str) -> bool:
+    return word.startswith("-") or not re.fullmatch(r"[a-z-]+", word)
 
 
 def _yaml_parts(value: Any) -> Iterator[str]:
@@ -114,6 +122,8 @@ def _ask(words: list[str]) -> None:
             raise click.UsageError(f"no such command: {rest[0]}")
         command, rest = inside, rest[1:]
         context = _context(command)
+    if rest == ["--help"]:
+        return
     if words[:2] == ["ray", "symmetric-run"]:
         _ask_symmetric_run(command, rest)
         return

@@ -48,9 +48,11 @@ class Node:
                 start_new_session=True,
             )
 
-    def ended(self) -> bool:
-        """It came to an end by itself."""
-        return self._process is not None and self._process.poll() is not None
+    def start_again(self) -> None:
+        """Start it if it came to an end by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            self.kill()
+            self.start()
 
     def kill(self) -> None:
         """SIGKILL for all of it at once, as when a machine loses its power."""
@@ -94,22 +96,29 @@ class Cluster:
         self.start_head()
         for node in self.nodes:
             node.start()
-        wait_for(self.whole, 300)
+        wait_for(self.whole, 400)
 
     def start_head(self) -> None:
         """Start the head, again on the same ports."""
         self.head.start()
-        wait_for(lambda: answers(self.port), 120)
+        wait_for(self._headed, 300)  # a node that comes too early ends
 
     def whole(self) -> bool:
         """All nodes have joined. One that gave up, because it waits for half a minute only, is started again."""
         for node in self.nodes:
-            if node.ended():
-                node.start()
+            node.start_again()
+        return self.alive() == len(self.nodes) + 1
+
+    def _headed(self) -> bool:
+        self.head.start_again()
+        return self.alive() > 0
+
+    def alive(self) -> int:
+        """Nodes that the head takes for alive, itself among them; 0 while it does not answer."""
         with suppress(OSError, ValueError, KeyError):
             found = self.ask("/nodes?view=summary")["data"]["summary"]
-            return len([node for node in found if node["raylet"]["state"] == "ALIVE"]) == len(self.nodes) + 1
-        return False
+            return len([node for node in found if node["raylet"]["state"] == "ALIVE"])
+        return 0
 
     def placement_groups(self) -> list[str]:
         """States of all placement groups but those that were removed."""
@@ -137,8 +146,10 @@ class Cluster:
 
 
 def own_ports() -> list[str]:
-    """Ports that Ray would give to the first node of a machine only."""
-    return ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
+    """Ports that Ray would give to the first node of a machine only; or would wait for, a quarter of a minute at most,
+    until its helpers have chosen them."""
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    return ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}-port={free_port()}" for name in names)]
 
 
 def descendants(pid: int) -> list[int]:
@@ -154,13 +165,6 @@ def descendants(pid: int) -> list[int]:
         found += below
         left += below
     return found
-
-
-def answers(port: int) -> bool:
-    """Somebody listens there."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 def free_port() -> int:

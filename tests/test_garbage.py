@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from click.testing import CliRunner, Result
 
 from raymsa import garbage, orders, queue
 from raymsa.cli import main
+from raymsa.proposals import confirming, enter
 from raymsa.store import Store, queries, records, tables
-from tests import stores
+from tests import searches, stores
 
 KEPT = ["data.txt", "log.txt", "predictions.parquet"]
 
@@ -112,28 +113,63 @@ def test_a_done_run_keeps_its_best_and_loses_what_it_would_have_gone_on_from(
     assert left(home, run_id) == ["best-000010"]
 
 
-@pytest.mark.parametrize(
-    ("keep", "best"), [(0, set()), (1, {"t001"}), (2, {"t001", "t003"}), (9, {"t000", "t001", "t003", "t004"})]
-)
-def test_of_a_search_the_best_trials_by_valid_stay_and_so_does_what_confirms_them(
-    keep: int, best: set[str], store: Store, home: Path
+def search(store: Store, home: Path, tmp_path: Path, **block: Any) -> tuple[str, dict[str, float]]:
+    """A search whose trials are done, their checkpoints beside them; its job's id, and every trial's MAE on valid."""
+    job = searches.new_job(store, tmp_path, algorithm="random", trials=4, **block)
+    made = searches.train(store, searches.proposals(store, job))
+    for run_id in made:
+        checkpoint(home, run_id, "best-000010")
+    return job.id, {run_id: queries.finals(store, run_id)["valid"]["mae"] for run_id in made}
+
+
+def finish(store: Store, job_id: str) -> None:
+    while task := queue.claim(store, "ann", 60, job_id):
+        queue.finish(store, task)
+
+
+def kept(home: Path, run_ids: Iterable[str]) -> set[str]:
+    return {run_id for run_id in run_ids if left(home, run_id)}
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 9])
+def test_of_a_search_that_is_over_the_best_trials_on_valid_stay(
+    keep: int, store: Store, home: Path, tmp_path: Path
 ) -> None:
-    job_id = job(store, "done", {"search": {"trials": 5}})
-    errors = {"t000": 0.9, "t001": 0.4, "t002": None, "t003": 0.5, "t004": None}
-    made = {
-        name: run(store, home, job_id, name, "failed" if name == "t002" else "done", error)
-        for name, error in errors.items()
-    }
-    made["confirm-1"] = run(store, home, job_id, "confirm-1", "done", 0.99)
+    job_id, maes = search(store, home, tmp_path)
     garbage.remove(store, garbage.find(store, keep).waste)
-    assert {name for name, run_id in made.items() if left(home, run_id)} == best | {"confirm-1"}
+    assert kept(home, maes) == set(maes)  # it is not over
+    finish(store, job_id)
+    garbage.remove(store, garbage.find(store, keep).waste)
+    assert kept(home, maes) == set(sorted(maes, key=lambda run_id: maes[run_id])[:keep])
 
 
-def test_trials_of_a_search_that_goes_on_keep_their_best(store: Store, home: Path) -> None:
-    job_id = job(store, "running", {"search": {"trials": 5}})
-    runs = [run(store, home, job_id, f"t00{n}", "done", 0.1 * n) for n in range(3)]
+def test_the_best_are_those_by_what_the_search_looked_for(store: Store, home: Path, tmp_path: Path) -> None:
+    job_id, maes = search(store, home, tmp_path, metric="valid_corr", direction="low")  # corr is -mae there
+    finish(store, job_id)
     garbage.remove(store, garbage.find(store).waste)
-    assert [left(home, run_id) for run_id in runs] == [["best-000010"]] * 3
+    assert kept(home, maes) == {max(maes, key=lambda run_id: maes[run_id])}
+
+
+def test_runs_that_confirm_a_search_all_stay(store: Store, home: Path, tmp_path: Path) -> None:
+    job_id, maes = search(store, home, tmp_path, confirm={"top": 2, "seeds": [7, 8]})
+    rows = enter(store, job_id, queries.tasks(store, job_id)[-1].id, confirming(store, queries.job(store, job_id)))
+    confirm = {row.id for row in rows} - set(maes)
+    assert len(confirm) == 6
+    for run_id in confirm:
+        records.finish_run(store, run_id, {}, {"valid": {"mae": 9.0}})
+        checkpoint(home, run_id, "best-000010")
+    finish(store, job_id)
+    garbage.remove(store, garbage.find(store).waste)
+    assert kept(home, confirm | set(maes)) == confirm | {min(maes, key=lambda run_id: maes[run_id])}
+
+
+def test_a_search_that_this_raymsa_cannot_read_keeps_its_trials(store: Store, home: Path, tmp_path: Path) -> None:
+    job_id, _ = search(store, home, tmp_path)
+    finish(store, job_id)
+    with store.write() as connection:
+        spec = {**queries.job(store, job_id).spec, "mood": "of an older raymsa"}
+        connection.execute(tables.jobs.update().where(tables.jobs.c.id == job_id).values(spec=spec))
+    assert garbage.find(store) == ([], [])
 
 
 def test_runs_of_another_machine_other_folders_and_links_are_not_looked_at(

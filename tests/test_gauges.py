@@ -109,9 +109,9 @@ def test_it_is_served_and_a_store_that_is_away_is_a_503_with_one_line(tmp_path) 
 def test_a_port_in_use_is_one_clear_line(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, Store.open(str(tmp_path / "store.db")) as store:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"--metrics {port}: 127.0.0.1:{port} .*already in use; give another port"):
-            with gauges.served(store, "127.0.0.1", port):
-                pass
+        said = f"--metrics {port}: 127.0.0.1:{port} .*already in use; give another port"
+        with pytest.raises(UsageError, match=said), gauges.served(store, "127.0.0.1", port):
+            pass
         words = ["work", "--until-empty", "--metrics", str(port), "--store", store.secret_url()]
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 2

@@ -1,10 +1,8 @@
-"""A search from its block in a job to its table: what is refused, confirmed, shown, exported; and killed on the way."""
+"""What a search learns from, confirms, shows and exports."""
 
 import io
 import json
-import os
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from raymsa.cli import main
-from raymsa.errors import SpecError, UsageError
-from raymsa.plan import plan, tasks_of
+from raymsa.errors import UsageError
 from raymsa.proposals import confirming
 from raymsa.report import search as report
 from raymsa.report.results import as_json, results
 from raymsa.report.tables import render
-from raymsa.searchspec import aim_of
-from raymsa.spec import check
 from raymsa.store import Store, queries, records
-from raymsa.training.room import wait_for_room
-from tests.jobs import job_file, raymsa, start_raymsa, wait_for
 from tests.searches import SPACE, new_job, proposals, settings, train, valid_mae
-
-CHOICES = {"lora.rank": {"choice": [2, 4]}}
 
 
 @pytest.fixture
@@ -36,110 +27,8 @@ def store(tmp_path):
         yield opened
 
 
-def job_of(search: dict[str, Any], **sections: Any) -> Any:
-    raw = {"name": "x", "model": {"path": "tiny"}, "dataset": {"kind": "synthetic", "name": "s"}}
-    return check({**raw, "readout": {"kind": "disc"}, "search": search, **sections}, "job")
-
-
 def found(store: Store, job: queries.Job) -> report.Search:
     return report.search(store, job.id)
-
-
-# What may be written
-
-
-@pytest.mark.parametrize(
-    ("search", "sections", "line"),
-    [
-        ({}, {}, "search.trials: missing; it is how many settings to try"),
-        ({"trials": 3}, {"space": CHOICES}, "search.trials: given 3, but the space has only 2 settings"),
-        ({"algorithm": "grid"}, {}, "search.space.train.lora_lr: given loguniform; a grid has points"),
-        (
-            {"trials": 2, "algorithm": "cma-es"},
-            {"space": CHOICES},
-            "search.algorithm: given cma-es, which needs a field",
-        ),
-        (
-            {"trials": 2, "metric": "test_mae"},
-            {},
-            "search.metric: given 'test_mae': test cannot be chosen by; give one of",
-        ),
-        ({"trials": 2, "metric": "mae"}, {}, "search.metric: given 'mae'; give one of valid_"),
-        ({"trials": 2, "metric": "valid_uar"}, {}, "search.metric: given 'valid_uar'; give one of valid_"),
-        (
-            {"trials": 2},
-            {"seeds": [1, 2]},
-            "seeds: given [1, 2]; trials of a search have one: give one, and the others",
-        ),
-        (
-            {"trials": 2, "confirm": {"seeds": [1]}},
-            {"seeds": [1]},
-            "search.confirm.seeds: given [1]; 1 is the search's",
-        ),
-        ({"trials": 2, "confirm": {"seeds": [7, 7]}}, {}, "search.confirm.seeds: given [7, 7]; name each seed once"),
-        ({"trials": 2}, {"evaluate": {"splits": ["test"]}}, "evaluate.splits: given ['test']; a search needs valid"),
-        (
-            {"trials": 2, "scheduler": "asha"},
-            {"train": {"epochs": 1}},
-            "search.scheduler: given asha, but every trial is",
-        ),
-        (
-            {"trials": 2},
-            {"space": {"resources.cpus": {"choice": [1, 2]}}},
-            "search.space.resources.cpus: a search cannot",
-        ),
-        (
-            {"trials": 1},
-            {"space": {"lora.rank": {"choice": [4, 4]}}},
-            "search.space: lora.rank.choice: given [4, 4]; name",
-        ),
-        (
-            {"trials": 2},
-            {"space": {"lora": {"choice": [{"rank": 2}, {"rank": 4}]}, "lora.rank": {"choice": [2, 4]}}},
-            "search.space.lora.rank: it lies inside 'lora'",
-        ),
-        (
-            {"trials": 2},
-            {"space": {"readout.kind": {"choice": ["disc", "gen"]}, "readout.head_width": {"choice": [8, 16]}}},
-            "search.space: with readout.kind=gen, readout.head_width=8: readout.head_width: unknown key",
-        ),
-    ],
-)
-def test_what_cannot_be_together_is_one_line(search, sections, line):
-    block = {"space": sections.pop("space", SPACE), **search}
-    with pytest.raises(SpecError) as caught:
-        job_of(block, **sections)
-    lines = [text.removeprefix("job: ") for text in str(caught.value).splitlines()]
-    assert len(lines) == 1 and lines[0].startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("search", "aim"),
-    [
-        ({}, ("mae", False)),
-        ({"metric": "valid_corr"}, ("corr", True)),
-        ({"metric": "valid_acc7", "direction": "low"}, ("acc7", False)),
-    ],
-)
-def test_the_metric_says_which_way_is_good(search, aim):
-    job = job_of({"space": SPACE, "trials": 1, **search})
-    assert aim_of(job.model_dump(mode="json")) == aim
-
-
-def test_classes_are_searched_by_weighted_f1():
-    classes = {
-        "kind": "synthetic",
-        "name": "s",
-        "task": {"kind": "classification", "target": "emotion", "classes": ["a", "b"]},
-    }
-    job = job_of({"space": SPACE, "trials": 1}, dataset=classes)
-    assert aim_of(job.model_dump(mode="json")) == ("f1", True)
-
-
-def test_a_job_with_a_search_says_how_much_it_is():
-    job = job_of({"space": SPACE, "trials": 5, "confirm": {"top": 2, "seeds": [7, 8]}}, seeds=[1])
-    assert (plan(job)["runs"], tasks_of(job)) == (11, ("prepare", "train", "confirm"))
-    assert tasks_of(job_of({"space": SPACE, "trials": 5})) == ("prepare", "train")
 
 
 # Other metrics, other jobs
@@ -314,93 +203,3 @@ def test_a_job_without_a_search_says_where_to_look(store, tmp_path):
         connection.exec_driver_sql("UPDATE jobs SET spec = json_set(spec, '$.search', NULL)")
     with pytest.raises(UsageError, match="has no search; raymsa results"):
         report.search(store, job.id)
-
-
-# Room on a GPU
-
-
-class Card:
-    """A card whose free memory grows second by second, and the clock beside it."""
-
-    def __init__(self, free_gib: list[float], total_gib: float = 80) -> None:
-        self.free_gib, self.total, self.now, self.said = free_gib, total_gib, 0, []
-
-    def free(self) -> tuple[int, int]:
-        return int(self.free_gib[min(self.now, len(self.free_gib) - 1)] * 2**30), int(self.total * 2**30)
-
-    def sleep(self, seconds: float) -> None:
-        self.now += round(seconds)
-
-    def wait(self) -> float:
-        return wait_for_room(self.free, self.said.append, clock=lambda: self.now, sleep=self.sleep)
-
-
-@pytest.mark.parametrize(
-    ("free_gib", "seconds"),
-    [
-        ([79], 0),  # nobody is on it
-        ([10, 10, 60, 79], 3),  # the run before leaves
-        ([40], 5),  # somebody stays: what is free will not become more
-        ([10, 20, 30], 7),  # it grew, and then no more
-        ([i / 2 for i in range(200)], 60),  # a minute is enough
-    ],
-)
-def test_a_run_waits_until_the_one_before_has_left_the_card(free_gib, seconds):
-    card = Card(free_gib)
-    assert card.wait() == seconds
-    assert len(card.said) == (seconds > 0)
-
-
-# Killed for real
-
-
-def killed(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text(), 60)
-
-
-def driver_of(home: Path, supervisor: int) -> int:
-    """The process that holds the task, once it has one."""
-    kids = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return next((int(kid) for kid in kids if b"raymsa.serve" in Path(f"/proc/{kid}/cmdline").read_bytes()), 0)
-
-
-def epochs_told(home: Path) -> int:
-    log = next((home / "jobs").glob("*"), None) if (home / "jobs").exists() else None
-    return len(re.findall("done: valid MAE", log.read_text())) if log else 0
-
-
-@pytest.mark.timeout(560)
-def test_a_search_whose_driver_and_supervisor_are_killed_makes_each_trial_once(tmp_path):
-    home = tmp_path / "home"
-    search = {"space": SPACE, "trials": 4, "scheduler": "asha", "min_epochs": 2, "confirm": {"top": 1, "seeds": [7]}}
-    train = {"epochs": 4, "batch_clips": 8, "head_lr": 1e-3, "patience": 4, "checkpointing": False}
-    file = job_file(tmp_path, search=search, train=train, queue={"backoff_s": 1})
-    first = start_raymsa(home, "submit", str(file), "--lease-s", "10")
-    try:
-        wait_for(lambda: epochs_told(home) >= 1, 300, first)
-        killed(driver_of(home, first.pid))
-        wait_for(lambda: "a new one goes on" in first.words.read_text(), 60, first)
-        wait_for(lambda: epochs_told(home) >= 4, 300, first)
-        driver = driver_of(home, first.pid)
-    finally:
-        first.kill()
-    first.wait(10)
-    wait_for(lambda: not Path(f"/proc/{driver}").exists(), 120)  # it ends in order when nobody watches it
-
-    store = Store.open(f"sqlite:///{home}/store.db", create=False)
-    (job,) = queries.jobs(store)
-    ended = raymsa(home, "resume", job.id, "--lease-s", "10", timeout_s=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    rows = queries.runs(store, job.id)
-    assert {row.state for row in rows} <= {"done", "pruned"}
-    assert sorted(row.variant for row in rows if row.seed == 1) == ["t000", "t001", "t002", "t003"]
-    assert {row.variant for row in rows if row.seed == 7} > {"default"}
-    told = [(e.run_id, e.what) for e in queries.events(store, job.id) if e.run_id and e.what in ("done", "pruned")]
-    assert len(told) == len(set(told)) == len(rows)
-    for row in rows:
-        losses = [step.step for step in queries.steps(store, row.id) if step.name == "loss"]
-        assert losses == list(range(1, len(losses) + 1))  # it went on where it was
-        names = {step.name for step in queries.steps(store, row.id)}
-        assert {"valid_mae", "valid_corr", "valid_acc7"} <= names
-    assert "trials, each with seed 1: for choosing" in raymsa(home, "results", job.id).stdout

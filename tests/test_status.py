@@ -97,6 +97,10 @@ def test_a_task_waits_for_the_one_before_it_in_its_job(store) -> None:
     assert waits(store, job_id)["train"] == "runs of this job, which is failed"
 
 
+def test_two_tasks_of_one_kind_are_told_apart(store) -> None:
+    assert list(waits(store, put(store, tasks=2))) == ["runs 1", "runs 2"]
+
+
 def test_a_retry_at_a_time_is_told_with_the_cause_and_how_often(store) -> None:
     job_id = put(store)
     task = queue.claim(store, "elsewhere:1", 60)

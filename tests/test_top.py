@@ -31,6 +31,7 @@ def busy(store: Store) -> tuple[str, str, str]:
     """A job that runs, its run, and a job that waits."""
     job_id = put(store, "a_job_with_quite_a_long_name_for_a_narrow_terminal")
     task = queue.claim(store, "machine-with-a-long-name:12345", 60)
+    queue.renew(store, task, 60, "seed 1111  " + "epoch 2/5  12.5 clips/s  " * 8)
     run_id = f"{job_id}-variant-1111"
     add_runs(store, job_id)
     row = {"id": run_id, "job_id": job_id, "task_id": task.id, "variant": "v", "seed": 1, "group_key": "g", "spec": {}}
@@ -88,7 +89,7 @@ def test_gpus_are_shown_as_nvidia_smi_says_them(store, tmp_path, monkeypatch, sa
 
 
 def test_without_a_terminal_one_frame_is_printed(store) -> None:
-    job_id, run_id, _ = busy(store)
+    _, run_id, _ = busy(store)
     result = CliRunner().invoke(main, ["top", "--store", store.secret_url()])
     assert result.exit_code == 0
     assert run_id in result.stdout

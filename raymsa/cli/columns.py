@@ -25,7 +25,7 @@ def columns(rows: Sequence[Sequence[str]], most: int | None) -> list[str]:
     for row in rows:
         for number, group in enumerate(groups):
             text = "".join(row[n] + " " * (widths[n] - cells(row[n]) + GAP) for n in group).rstrip()
-            lines.append("    " + text if number else text)
+            lines += _folded("    " + text if number else text, most)
     return lines
 
 
@@ -42,6 +42,13 @@ def sentence(text: str, most: int | None, indent: str = "") -> list[str]:
 def cells(text: str) -> int:
     """How many columns a text takes: characters of Chinese, Japanese and Korean take two."""
     return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text if ord(char) > 0x10FF)
+
+
+def _folded(line: str, most: int | None) -> list[str]:
+    """One line, or several when a single cell is wider than the terminal."""
+    if most is None or cells(line) <= most:
+        return [line]
+    return textwrap.wrap(line, most, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
 
 
 def _groups(widths: dict[int, int], most: int | None) -> list[list[int]]:

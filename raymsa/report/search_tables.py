@@ -37,6 +37,8 @@ def render_search(found: Search, console: Console) -> None:
     else:
         console.print("importance: too few trials went to their end, or all gave the same")
     render_trials(found, console)
+    for one in (one for one in found.trials if one.error):
+        console.print(escape(f"{one.name} is {one.state}: {one.error}"))
 
 
 def render_trials(found: Search, console: Console) -> None:
@@ -105,4 +107,4 @@ def _value(value: Any) -> str:
 def _state(one: Trial) -> str:
     if one.state == "pruned":
         return f"ended early after epoch {one.stopped_at()}"
-    return f"{one.state}: {one.error}" if one.error else one.state
+    return one.state

@@ -129,12 +129,14 @@ def served_here() -> str:
 def _task_waits(store: Store, job: Job, tasks: list[Task], now: float) -> dict[str, str]:
     found: dict[str, str] = {}
     before: Task | None = None
+    kinds = [task.kind for task in tasks]
     for task in tasks:
+        label = task.kind if kinds.count(task.kind) == 1 else f"{task.kind} {task.seq + 1}"
         if before is not None and before.state != "done" and task.state == "queued":
             advice = f", which is {before.state}" if before.state in ADVICE else ""
-            found[task.kind] = f"{before.kind} of this job{advice}"
+            found[label] = f"{before.kind} of this job{advice}"
         elif why := _waits_for(store, job, task, now):
-            found[task.kind] = why
+            found[label] = why
         before = task
     return found
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raymsa.causes import cause_of
-from raymsa.errors import RaymsaError, Stopped
+from raymsa.errors import Lost, RaymsaError, Stopped
 from raymsa.place import write_at_once
 
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
@@ -148,7 +148,7 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
 class _Asked:
     """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken.
 
-    Raises Stopped when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
+    Raises Lost when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
     minute, and a new driver may have begun meanwhile: two must not write one run's checkpoints.
     """
 
@@ -164,7 +164,7 @@ class _Asked:
             self._looked = now
             with suppress(OSError):
                 if self._owner.read_text() not in ("", self._name):
-                    raise Stopped("another worker has the run; this one ends without a checkpoint")
+                    raise Lost("another worker has the run; this one ends without a checkpoint")
             self._stop = self._mark.exists() or self._preempted(now)
         return self._stop
 
