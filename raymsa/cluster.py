@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -90,6 +91,9 @@ def session(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # A thread of Ray's that still waits for something would tell of its own end on a page.
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         ray.shutdown()
 
 
