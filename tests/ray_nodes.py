@@ -94,9 +94,9 @@ class Cluster:
     def start(self) -> None:
         """Start the head and all nodes, and wait until they are one cluster."""
         self.start_head()
-        for node in self.nodes:
-            node.start()
-        wait_for(self.whole, 400)
+        for number, node in enumerate(self.nodes):
+            node.start()  # one after the other: two that start at once on one machine take the same socket's name
+            wait_for(lambda joined=number + 2: self._joined(joined), 400)
 
     def start_head(self) -> None:
         """Start the head, again on the same ports."""
@@ -104,10 +104,14 @@ class Cluster:
         wait_for(self._headed, 300)  # a node that comes too early ends
 
     def whole(self) -> bool:
-        """All nodes have joined. One that gave up, because it waits for half a minute only, is started again."""
+        """All nodes have joined."""
+        return self._joined(len(self.nodes) + 1)
+
+    def _joined(self, count: int) -> bool:
+        """So many nodes are there. One that gave up, because it waits for half a minute only, is started again."""
         for node in self.nodes:
             node.start_again()
-        return self.alive() == len(self.nodes) + 1
+        return self.alive() == count
 
     def _headed(self) -> bool:
         self.head.start_again()
