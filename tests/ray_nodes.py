@@ -71,7 +71,8 @@ class Cluster:
     def __init__(self, environment: dict[str, str], nodes: int = 2, cpus: int = 2) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))  # short: sockets in it have 107 characters
         token = {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        self.environment = {**environment, **SETTINGS, **token, "RAY_TMPDIR": str(self.folder)}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where the head finds raymsa
+        self.environment = {**environment, **SETTINGS, **token, "RAY_TMPDIR": str(self.folder), "PATH": path}
         self.port, self.dashboard = free_port(), free_port()
         self.address, self.url = f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.dashboard}"
         self._cpus = cpus
