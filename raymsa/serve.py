@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from raymsa.driver import Driver, JobLog
@@ -52,7 +53,8 @@ def main() -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone; the work goes on, and the log keeps the line
+        print(line, file=sys.stderr, flush=True)
 
 
 def _done(store: Store, options: Options) -> Callable[[], bool]:
