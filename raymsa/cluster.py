@@ -132,11 +132,13 @@ class Pulse:
 
 
 def ended_part() -> str:
-    """The process of the embedded session that has ended, without which there is no session; empty when all is well."""
+    """What has ended of this process's session, without which there is none; empty when all is well."""
     import ray
 
     node = ray._private.worker._global_node
-    dead = [kind for kind, _ in node.dead_processes()] if node is not None and ray.is_initialized() else []
+    if node is None:
+        return "connection"
+    dead = [kind for kind, _ in node.dead_processes()]
     return next((kind for kind in dead if kind in ("raylet", "gcs_server")), "")
 
 

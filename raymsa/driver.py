@@ -182,6 +182,8 @@ class Driver:
         except RaymsaError as error:
             return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
+            if ended_part():  # said once, by who looks at the session; the task is taken back with the driver's others
+                raise LeaseLost("the Ray session died") from None
             log.only_in_file(traceback.format_exc())
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error)
