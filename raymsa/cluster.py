@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -38,6 +39,20 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # where a session has died, whoever still asks it something would start another
     # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
     "RAY_free_objects_period_milliseconds": "100",
+    # Processes started in advance have no environment of ours, so nobody would ever use them.
+    "RAY_prestart_worker_first_driver": "0",
+}
+
+# Of every process of the session. Tune and Train ask for these; where all processes have them, Ray gives an actor one
+# that is idle, and else starts one more, twice: a first Python sets the environment for the second.
+WORKER_ENVIRONMENT = {
+    "PL_DISABLE_FORK": "1",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10000000",  # a device may be busy for days: runs wait
+    # bitsandbytes hands two functions to torch.compile when it is imported; nothing of ours is compiled, and importing
+    # the compiler is a third of what loading the tiny Thinker costs (2 s of 6 s of a core).
+    "TORCHDYNAMO_DISABLE": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how long a report or an end may go unnoticed; Ray's own is 2 s
 }
 
 
@@ -58,9 +73,13 @@ def session(address: str | None) -> Iterator[None]:
         return
     on_sigterm = signal.getsignal(signal.SIGTERM)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    given = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+    common["runtime_env"] = {"env_vars": given}
     try:
         if address is None:
             size = {"num_cpus": _cores() + SPARE_CPUS, "resources": {EMBEDDED: 1}, **_memory()}
+            # one machine that is ours: nobody announces that it will be taken, and each run would have a watcher
+            given["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
             ray.init(address="local", include_dashboard=False, **size, **common)
         else:
             ray.init(address=address, **common)
@@ -72,6 +91,9 @@ def session(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # A thread of Ray's that still waits for something would tell of its own end on a page.
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         ray.shutdown()
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from raymsa.driver import Driver, JobLog
@@ -28,7 +29,7 @@ def main() -> int:
     if options.locked:
         os.set_inheritable(LOCK_FD, False)  # ours, but not our children's
     notify = os.environ.pop(NOTIFY, "")  # it may hold a token: Ray's processes have no use for it
-    store = Store.open(os.environ["RAYMSA_STORE"])
+    store = Store.open(os.environ.pop("RAYMSA_STORE"))  # it may hold a password: the same
     warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are words on stderr
     driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once)
     notices = Notices(store, target(notify), lambda job_id, line: JobLog(job_id, _say)(line)) if notify else None
@@ -52,7 +53,8 @@ def main() -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone; the work goes on, and the log keeps the line
+        print(line, file=sys.stderr, flush=True)
 
 
 def _done(store: Store, options: Options) -> Callable[[], bool]:

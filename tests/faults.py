@@ -24,6 +24,7 @@ from raymsa.data import manifest as manifests
 from raymsa.data.folder import settings_of
 from raymsa.datasets.table import Columns, Table
 from raymsa.driver import Driver, submit
+from raymsa.errors import StoreError
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
 from raymsa.target import Labels
@@ -173,7 +174,9 @@ def served(store: Store, job: Path | Watched, home: Path, **options: Any) -> Ite
         yield watched
         wait_for(lambda: not thread.is_alive(), 300)
     except BaseException as error:
-        error.add_note("\n".join([*said[-30:], watched.log()[-3000:]]))
+        error.add_note("\n".join(said[-30:]))
+        with suppress(StoreError):
+            error.add_note(watched.log()[-3000:])
         raise
     finally:
         driver.stop()

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from raymsa import remote
-from raymsa.errors import NoSession, Stopped, UsageError
+from raymsa.errors import Lost, NoSession, UsageError
 from raymsa.spec import load_job
 from raymsa.training import worker
 from tests.jobs import job_file, raymsa
@@ -122,6 +122,6 @@ def test_a_worker_whose_run_another_one_took_over_ends_without_a_checkpoint(tmp_
     first = worker._Asked(tmp_path / "stop", tmp_path / "worker")
     assert not first()
     second = worker._Asked(tmp_path / "stop", tmp_path / "worker")
-    with pytest.raises(Stopped, match="another worker has the run"):
+    with pytest.raises(Lost, match="another worker has the run"):
         first()
     assert not second()

@@ -7,6 +7,7 @@ what it has read; so the order is the plan's whatever the number of threads, and
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -265,6 +266,7 @@ def _refs(bundles: Iterator[Any]) -> Iterator[Any]:
 def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every execution on stderr
     context = ray.data.DataContext.get_current().copy()  # prepare has settings of its own
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True

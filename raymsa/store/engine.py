@@ -57,6 +57,7 @@ HINTS = {
 
 # Words of an error that may be gone in a minute: the server is down or starting, the file is locked, the disk is full.
 AWAY = ("connection", "connect", "starting up", "shutting down", "terminat", "locked", "is full", "disk I/O", "timeout")
+NEVER = ("authentication", "does not exist", "pg_hba")  # and of one that will not
 
 
 class Store:
@@ -179,11 +180,9 @@ def _kind(error: StatementError) -> type[StoreError]:
     """Whether waiting may help."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return StoreAway
-    return (
-        StoreAway
-        if isinstance(error, OperationalError) and any(part in str(error.orig) for part in AWAY)
-        else StoreError
-    )
+    words = str(error.orig)
+    away = isinstance(error, OperationalError) and any(part in words for part in AWAY)
+    return StoreAway if away and not any(part in words for part in NEVER) else StoreError
 
 
 def _one_line(url: URL, reason: str) -> str:

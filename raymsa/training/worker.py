@@ -15,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from raymsa.causes import cause_of
-from raymsa.errors import RaymsaError, Stopped
+from raymsa.errors import Lost, RaymsaError, Stopped
 from raymsa.place import write_at_once
 
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
 ONCE = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
-START_TIMEOUT_S = "10000000"  # a device may be busy for days: a run waits for it and does not fail
-POLL_S = "0.2"  # Ray looks for a worker's reports every 2 s otherwise, and a run waits for each to be fetched
 STOP_EVERY_S, PREEMPTION_EVERY_S = 0.5, 5.0
 ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 
 
 def trial(config: dict[str, Any]) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = START_TIMEOUT_S
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = POLL_S
     from ray import tune
     from ray.train import TrainingFailedError
 
@@ -55,12 +51,19 @@ def death(text: str) -> tuple[str, str]:
 
 def _trainer(work: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2._internal.callbacks import PlacementGroupCleanerCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    class Trainer(DataParallelTrainer):  # type: ignore[misc]
+        """Without an actor that looks after the placement group of a dead run: `search.Follow` does."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
+
     resources = work["spec"]["resources"]
     # TorchTrainer's base class: one worker needs no process group, and neither this process nor the controller torch.
-    return DataParallelTrainer(
+    return Trainer(
         train,
         train_loop_config=work,
         scaling_config=ScalingConfig(
@@ -148,7 +151,7 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
 class _Asked:
     """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken.
 
-    Raises Stopped when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
+    Raises Lost when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
     minute, and a new driver may have begun meanwhile: two must not write one run's checkpoints.
     """
 
@@ -164,7 +167,7 @@ class _Asked:
             self._looked = now
             with suppress(OSError):
                 if self._owner.read_text() not in ("", self._name):
-                    raise Stopped("another worker has the run; this one ends without a checkpoint")
+                    raise Lost("another worker has the run; this one ends without a checkpoint")
             self._stop = self._mark.exists() or self._preempted(now)
         return self._stop
 
