@@ -51,7 +51,7 @@ def death(text: str) -> tuple[str, str]:
 
 def _trainer(work: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2._internal.callbacks import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
