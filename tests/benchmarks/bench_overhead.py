@@ -1,6 +1,6 @@
 """What a run costs beside its training: through `raymsa submit`, and by the very same call in a bare process.
 
-    python -m tests.benchmarks.bench_overhead [--seconds 180] [--trials 4]
+    python -m tests.benchmarks.bench_overhead [--seconds 180] [--trials 3]
 
 The tiny Thinker on clips that raymsa makes, prepared before; one core for training. First the bare process (its
 imports counted), then the same run from the command to its table, then a search whose trials take turns on one device.
@@ -36,7 +36,7 @@ MEASURE_S = 1.0  # between two looks at processes: PSS is slow to read
 
 # The way from the command to the first step: what begins when the line appears that the one before has waited for.
 WAY = {
-    "commands starts, job queued": "is queued",
+    "command starts, job queued": "is queued",
     "driver's process": "starting Ray",
     "Ray starts": "Ray is up",
     "train task claimed": "at a time",
@@ -51,7 +51,7 @@ def main() -> None:
     """Measure and print."""
     asked = argparse.ArgumentParser()
     asked.add_argument("--seconds", type=float, default=180.0, help="training time of the compared run")
-    asked.add_argument("--trials", type=int, default=4)
+    asked.add_argument("--trials", type=int, default=3)
     args = asked.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     with tempfile.TemporaryDirectory() as folder:
