@@ -92,6 +92,9 @@ class Diary:
         self.epochs.append((position.epoch, valid_error, best))
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
+    def stopping(self):
+        return False
+
     def pause(self, position, optimizer):
         pass
 
