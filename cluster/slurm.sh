@@ -25,20 +25,41 @@ source "${RAYMSA_VENV:-$HOME/raymsa/.venv}/bin/activate"  # edit: the environmen
 
 # This script runs on the first machine, which becomes Ray's head. An address and not a name, because many machines
 # know their own name as 127.0.1.1, and symmetric-run would not find the head among them.
-address="${RAYMSA_HEAD_IP:-$(hostname -I | cut -d ' ' -f 1)}:6379"
-driver_pid="$RAYMSA_HOME/slurm-$SLURM_JOB_ID.pid"
+export address="${RAYMSA_HEAD_IP:-$(hostname -I | cut -d ' ' -f 1)}:6379"
+mark="$RAYMSA_HOME/slurm-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"  # a name that no machine's file cache knows yet
+export driver_pid="$mark.pid" over="$mark.over"
 mkdir -p "$RAYMSA_HOME"
-rm -f "$driver_pid"
+rm -f "$RAYMSA_HOME/slurm-$SLURM_JOB_ID-"*
 
 RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"  # of this allocation only
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 # Seconds; Ray's 30 are too few where every machine reads the environment from a cold shared disk.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 RAY_raylet_start_wait_time_s=180
 
-srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+# Where Ray does not come up (a machine that asks before the head is quite there, a slow disk), symmetric-run ends with
+# code 0. So the head tries three times, and the others until the head says that all is over.
+ray_here() {
   ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" -- \
-  bash -c 'echo $$ > "$1"; exec raymsa work --until-empty --address "$2"' raymsa "$driver_pid" "$address" &
+    --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" -- \
+    bash -c 'echo $$ > "$driver_pid"; exec raymsa work --until-empty --address "$address"'
+}
+on_each_machine() {
+  local code=1
+  if [ "$SLURM_NODEID" != 0 ]; then
+    until [ -e "$over" ]; do ray_here || true; sleep "${RAYMSA_AGAIN_S:-30}"; done
+    return 0
+  fi
+  for _ in 1 2 3; do
+    ray_here && code=0 || code=$?
+    [ -s "$driver_pid" ] && break
+    code=1
+  done
+  touch "$over"
+  return "$code"
+}
+export -f ray_here on_each_machine
+# The head ends first; a minute later, or at once if it failed, Slurm ends the others.
+srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" --wait=60 --kill-on-bad-exit=1 bash -c on_each_machine &
 step=$!
 
 # Slurm's TERM reaches this script alone. Only the driver must get it: it writes checkpoints, gives its tasks back and
@@ -61,7 +82,6 @@ if [ -n "$stopping" ]; then
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi
-# symmetric-run says 0 when Ray did not start
-[ -s "$driver_pid" ] || { echo "Ray did not start; the reason is above" >&2; exit 1; }
-rm -f "$driver_pid"
+[ -s "$driver_pid" ] || echo "Ray did not start; the reason is above" >&2
+rm -f "$driver_pid" "$over"
 exit "$code"

@@ -25,19 +25,19 @@ REQUIREMENTS = [
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SECRETS = ("RAYMSA_STORE", "RAY_AUTH_TOKEN")
 
-# `sbatch --help` of Slurm 22.05, and --open-mode, which it leaves out
+# `sbatch --help` of Slurm 22.05, --open-mode, which it leaves out, and --kill-on-bad-exit, which is srun's
 SBATCH = re.compile(
     r"""(?x)
-    account | array | bb | bbf | begin | chdir | cluster-constraint | clusters | comment | constraint |
-    container | contiguous | core-spec | cores-per-socket | cpu-freq | cpus-per-gpu | cpus-per-task | deadline |
-    delay-boot | dependency | distribution | error | exclude | exclusive | export | export-file | get-user-env |
-    gid | gpu-bind | gpu-freq | gpus | gpus-per-node | gpus-per-socket | gpus-per-task | gres | gres-flags |
-    hold | ignore-pbs | input | job-name | licenses | mail-type | mail-user | mcs-label | mem | mem-per-cpu |
-    mem-per-gpu | mincpus | nice | no-kill | no-requeue | nodefile | nodelist | nodes | ntasks | ntasks-per-core
-    | ntasks-per-node | ntasks-per-socket | open-mode | output | overcommit | oversubscribe | parsable |
-    partition | power | priority | profile | propagate | qos | quiet | reboot | requeue | reservation | signal |
-    sockets-per-node | spread-job | switches | test-only | thread-spec | threads-per-core | time | time-min |
-    tmp | uid | use-min-nodes | verbose | wait | wait-all-nodes | wckey | wrap
+    account | array | bb | bbf | begin | chdir | cluster-constraint | clusters | comment | constraint | container |
+    contiguous | core-spec | cores-per-socket | cpu-freq | cpus-per-gpu | cpus-per-task | deadline | delay-boot |
+    dependency | distribution | error | exclude | exclusive | export | export-file | get-user-env | gid | gpu-bind |
+    gpu-freq | gpus | gpus-per-node | gpus-per-socket | gpus-per-task | gres | gres-flags | hold | ignore-pbs |
+    input | job-name | kill-on-bad-exit | licenses | mail-type | mail-user | mcs-label | mem | mem-per-cpu |
+    mem-per-gpu | mincpus | nice | no-kill | no-requeue | nodefile | nodelist | nodes | ntasks | ntasks-per-core |
+    ntasks-per-node | ntasks-per-socket | open-mode | output | overcommit | oversubscribe | parsable | partition |
+    power | priority | profile | propagate | qos | quiet | reboot | requeue | reservation | signal |
+    sockets-per-node | spread-job | switches | test-only | thread-spec | threads-per-core | time | time-min | tmp |
+    uid | use-min-nodes | verbose | wait | wait-all-nodes | wckey | wrap
     """
 )
 DOCKERFILE = re.compile(
@@ -212,7 +212,7 @@ def slurm(script: str) -> list[str]:
         else:
             seen.add(match[1])
     for command, words in re.findall(r"(?m)^\s*(srun|scontrol) (.*)", script.replace("\\\n", " ")):
-        own = words.split(" ray ")[0] if command == "srun" else words
+        own = words.split(" bash ")[0] if command == "srun" else words
         found += [
             f"{command}: no option --{name}" for name in re.findall(r"--([a-z-]+)", own) if not SBATCH.fullmatch(name)
         ]

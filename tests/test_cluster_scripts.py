@@ -43,6 +43,8 @@ def stage(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "4",
         "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_NODEID": "0",
+        "RAYMSA_AGAIN_S": "0.1",
     }
 
 
@@ -60,7 +62,7 @@ def sbatch(stage: dict[str, str], ray: str, driver: str) -> subprocess.Popen[str
     """The batch script, with Ray and the driver played by these lines."""
     folder = Path(stage["RAYMSA_VENV"])
     program(folder / "bin", "ray", ray.format(folder))
-    program(folder / "bin", "raymsa", DRIVER.format(folder, driver))
+    program(folder / "bin", "raymsa", DRIVER.format(folder, driver.format(folder)))
     return subprocess.Popen(
         [CLUSTER / "slurm.sh"], env=stage, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -85,6 +87,20 @@ def test_a_driver_that_fails_fails_the_slurm_job(tmp_path: Path, stage: dict[str
     job = sbatch(stage, RAY, "exit 3")
     words, _ = job.communicate(timeout=60)
     assert (job.returncode, (tmp_path / "scontrol.txt").exists()) == (3, False), words
+
+
+TWO_TASKS = """while [ "${1#-}" != "$1" ]; do shift; done
+SLURM_NODEID=1 "$@" & SLURM_NODEID=0 "$@"; code=$?; wait; exit $code"""
+
+
+def test_a_machine_whose_ray_does_not_come_up_tries_again_until_the_head_is_done(
+    tmp_path: Path, stage: dict[str, str]
+) -> None:
+    program(tmp_path / "bin", "srun", TWO_TASKS)
+    nothing = 'if [ "$SLURM_NODEID" = 1 ]; then echo x >> {0}/tries.txt; exit 0; fi; '  # with code 0, as Ray does it
+    job = sbatch(stage, nothing + RAY, "while [ $(grep -c x {0}/tries.txt) -lt 2 ]; do sleep 0.1; done")
+    words, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, words
 
 
 def test_a_ray_that_does_not_start_fails_the_slurm_job_although_symmetric_run_says_0(stage: dict[str, str]) -> None:
