@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -287,8 +288,9 @@ def test_the_checkpoint_that_is_kept_is_the_one_that_was_best_on_valid(tmp_path)
             super().epoch(position, optimizer, valid_error, best)
             kept.append({name: value.clone() for name, value in student.head.state_dict().items()})
 
-    watch = Keeper(tmp_path, student, lambda report: None, Position())
     train = TrainSpec(epochs=5, patience=2, checkpointing=False)
+    work = run.Work(SimpleNamespace(train=train), tmp_path, None, tmp_path)
+    watch = Keeper(work, student, lambda report: None, Position())
     fit_words(student, train, valid=[1.0, 0.8, 0.9, 0.85], watch=watch)
     best = checkpoint.find(tmp_path, "best")
     assert checkpoint.position_of(best) == Position(2, 6, 0, 2, 0.8)
