@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def run_all(
     the proposals raised; StoreAway only after it lasted until the end.
     """
     storage.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # pages about trials that die: the reason is recorded
     stop = storage / f"stop-{uuid.uuid4().hex[:8]}"  # of this attempt alone: an old one must not stop a new training
     common = {"storage": str(storage), "stop": str(stop), "shared": shared.name if shared is not None else None}
     follow = Follow(listener, until)
@@ -228,4 +230,5 @@ def reason(trial: Any) -> tuple[str, str]:
         error = trial.get_pickled_error() or trial.get_error()
     except Exception:  # the error's class may not be importable here
         error = None
-    return death(str(getattr(error, "cause", None) or error or ""))
+    told = (str(getattr(error, "cause", None) or ""), str(error or ""))  # the cause of an actor's death may be empty
+    return death(next((text for text in told if text.strip()), ""))
