@@ -22,6 +22,7 @@ def epochs_told(home: Path) -> int:
     return len(re.findall("done: valid MAE", log.read_text())) if log else 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_search_whose_driver_and_supervisor_are_killed_makes_each_trial_once(tmp_path):
     home, shards = tmp_path / "home", make_shards(tmp_path / "shards", COUNTS)
