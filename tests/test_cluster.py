@@ -133,7 +133,7 @@ def test_eight_trials_sent_from_outside_end_once_each_though_a_node_dies(place):
     wait_for(lambda: place.job_state(job) in ("done", "failed"), 400)
     place.check(job, 8)
     assert "8 runs, 0 done already; 2 at a time" in place.words.read_text()
-    shown = place.say("results", job)
+    shown = place.say("list")
     assert (shown.returncode, "8/8" in shown.stdout) == (0, True), shown.stderr
     place.cluster.nodes[0].start()
     wait_for(place.cluster.whole, 300)
