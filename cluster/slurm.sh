@@ -37,8 +37,10 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 RAY_raylet_start_wait_time_s=180
 
 # Where Ray does not come up (a machine that asks before the head is quite there, a slow disk), symmetric-run ends with
-# code 0. So the head tries three times, and the others until the head says that all is over.
+# code 0. So the head tries three times, and the others until the head says that all is over. What an allocation before
+# this one may have left is stopped first; --exclusive makes sure that it is ours to stop.
 ray_here() {
+  ray stop --force &> /dev/null || true
   ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" -- \
     bash -c 'echo $$ > "$driver_pid"; exec raymsa work --until-empty --address "$address"'

@@ -61,7 +61,7 @@ DRIVER = 'echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" > {0}/driver.txt; trap "echo tol
 def sbatch(stage: dict[str, str], ray: str, driver: str) -> subprocess.Popen[str]:
     """The batch script, with Ray and the driver played by these lines."""
     folder = Path(stage["RAYMSA_VENV"])
-    program(folder / "bin", "ray", ray.format(folder))
+    program(folder / "bin", "ray", '[ "$1" = stop ] && exit; ' + ray.format(folder))
     program(folder / "bin", "raymsa", DRIVER.format(folder, driver.format(folder)))
     return subprocess.Popen(
         [CLUSTER / "slurm.sh"], env=stage, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
