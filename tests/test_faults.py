@@ -80,7 +80,7 @@ def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space
         make_space(disk)
         wait_for(lambda: it.state() == "done")
         it.is_whole(epochs=12)
-    assert kept in it.starts()
+        assert kept in it.starts()
 
 
 def test_a_job_that_is_cancelled_while_a_model_is_loaded_ends(store, shards, tmp_path, home):

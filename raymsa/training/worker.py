@@ -51,19 +51,12 @@ def death(text: str) -> tuple[str, str]:
 
 def _trainer(work: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class Trainer(DataParallelTrainer):  # type: ignore[misc]
-        """Without an actor that looks after the placement group of a dead run: `search.Follow` does."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            return [c for c in super()._create_default_callbacks() if not isinstance(c, PlacementGroupCleanerCallback)]
-
     resources = work["spec"]["resources"]
     # TorchTrainer's base class: one worker needs no process group, and neither this process nor the controller torch.
-    return Trainer(
+    return DataParallelTrainer(
         train,
         train_loop_config=work,
         scaling_config=ScalingConfig(
