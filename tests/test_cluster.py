@@ -160,7 +160,12 @@ def test_a_job_goes_on_when_the_head_was_killed_and_started_again(place):
     place.cluster.head.kill()
     assert place.say("status", job).returncode == 1
     place.cluster.start_head()
-    wait_for(lambda: place.cluster.whole() and place.job_state(job) in ("done", "failed"), 500)
+
+    def over():
+        place.cluster.whole()  # starts nodes again that gave up while there was no head
+        return place.job_state(job) in ("done", "failed")
+
+    wait_for(over, 500)
     place.check(job, 2)
     assert "the driver died" in place.words.read_text()
     assert any("goes on at step" in place.log(run) for run in place.runs(job))
