@@ -22,6 +22,17 @@ from raymsa.errors import RaymsaError
 
 AT_MOST = {"memory": 1, "fault": 1, "user": 0, "diverged": 0, "deadline": 0, "runs": 0}  # whatever queue.retries says
 LONGEST_WAIT_S = 600.0
+WORDS = {  # of a cause, for people
+    "lost": "a process or a machine died, or was preempted",
+    "memory": "device or host memory ran out",
+    "disk": "no space was left on a disk",
+    "store": "the store was out of reach",
+    "fault": "raymsa or a library broke",
+    "user": "something that was written is wrong, or the data is",
+    "diverged": "the loss was not a number",
+    "deadline": "it was not done in time",
+    "runs": "runs failed, each after its own retries",
+}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc")  # of torch's allocators
 

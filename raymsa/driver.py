@@ -20,9 +20,10 @@ from typing import Any
 
 from raymsa import queue
 from raymsa.causes import again_in, cause_of
-from raymsa.cluster import runs_at_once, session
+from raymsa.cluster import Pulse, ended_part, no_room, runs_at_once, session
 from raymsa.data.manifest import Manifest
 from raymsa.errors import (
+    Cancelled,
     DataError,
     LeaseLost,
     Lost,
@@ -36,7 +37,7 @@ from raymsa.errors import (
 from raymsa.home import home, job_log
 from raymsa.place import place
 from raymsa.plan import anchored, raw_of, shards_of, tasks_of
-from raymsa.proposals import Listed, Proposals, Proposed, enter
+from raymsa.proposals import Listed, Proposals, Proposed, confirming, enter
 from raymsa.provenance import git_commit, versions, who
 from raymsa.record import Recorder
 from raymsa.spec import check, runs
@@ -46,6 +47,7 @@ from raymsa.store.queries import Task
 LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
 LEASE_MARGIN = 0.8  # of a lease without a renewal: time to stop before another driver begins
 POLL_S = 1.0
+OVER = ("done", "failed", "pruned")  # a run's states that nothing is left to do for
 AWAY_S = (1.0, 30.0)  # between two tries to reach the store, at first and at most
 
 Say = Callable[[str], None]
@@ -95,6 +97,7 @@ class Driver:
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     _stop: threading.Event = field(default_factory=threading.Event)
     _ray_is_up: bool = False
+    _pulse: Pulse | None = None  # of a cluster
     _busy: list[threading.Thread] = field(default_factory=list)
     _trouble: RaymsaError | None = None
 
@@ -102,11 +105,12 @@ class Driver:
         """Do tasks until `done` says so or `stop` was called; `idle` is called while there is nothing to start.
 
         A store that does not answer is waited for. Raises RaymsaError when no Ray session can be had (the task that
-        wanted one is given back) or the store is broken.
+        wanted one is given back) or the store is broken, and Lost when the session died: what runs in it never ends.
         """
         with ExitStack() as ray:
             away_s = 0.0
             while not self._stop.is_set() and self._trouble is None:
+                self._look_at_session(ray)
                 try:
                     if done():
                         break
@@ -118,6 +122,7 @@ class Driver:
                     away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
                     self._stop.wait(away_s)
             while any(thread.is_alive() for thread in self._busy):
+                self._look_at_session(ray)
                 time.sleep(0.1)
         if self._trouble is not None:
             raise self._trouble
@@ -152,35 +157,43 @@ class Driver:
     def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
         """Execute one task under its lease and record how it ended."""
         try:
-            try:
-                if not lease.over():
-                    self._execute(task, lease, log)
-            finally:
-                lease.end()
-            self._end(task, lease, log)
+            failed = self._failed(task, lease, log)
+            if failed is None:
+                _patiently(lambda: self._end(task, lease, log), lease)
+            else:
+                _patiently(lambda: self._fail(task, *failed, log), lease)
+            _patiently(lambda: self._tell_end(task), lease)
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
         except StoreError as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
+        finally:
+            lease.end()
+
+    def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
+        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreError."""
+        try:
+            if not lease.over():
+                self._execute(task, lease, log)
+        except (LeaseLost, StoreError):
+            raise
         except RaymsaError as error:
-            self._fail(task, str(error), error.cause, log)
+            return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
         except Exception as error:  # a fault of ours: the queue must go on, and the trace must not be lost
+            if ended_part():  # said once, by who looks at the session; the task is taken back with the driver's others
+                raise LeaseLost("the Ray session died") from None
             log.only_in_file(traceback.format_exc())
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self._fail(task, f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error), log)
+            return f"{reason}; see `raymsa logs {task.job_id}`", cause_of(error)
+        return None
 
     def _fail(self, task: Task, error: str, cause: str, log: Say) -> None:
-        with suppress(StoreError):  # then the lease ends, and the task is tried again
-            wish = _spec(queries.job(self.store, task.job_id)).queue
-            again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
-            try:
-                state = queue.fail(self.store, task, error, cause, again_s)
-            except LeaseLost:
-                return
-            log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
-            self._tell_end(task)
+        wish = _spec(queries.job(self.store, task.job_id)).queue
+        again_s = again_in(cause, task.attempts, wish.retries, wish.backoff_s)
+        state = queue.fail(self.store, task, error, cause, again_s)
+        log(f"{task.kind} failed: {error}" + (f" (again in {again_s:.0f} s)" if state == "queued" else ""))
 
     def _has_session(self, task: Task, lease: Lease, ray: ExitStack) -> bool:
         """Start the Ray session if there is none, and put it on `ray`; without one the task is given back."""
@@ -197,14 +210,25 @@ class Driver:
             self._trouble = NoSession(str(error))
             return False
         self._ray_is_up = True
+        self._pulse = Pulse() if self.address is not None else None
         self.say(f"Ray is up ({time.monotonic() - begun:.0f} s)")
         return True
+
+    def _look_at_session(self, ray: ExitStack) -> None:
+        """Raises Lost when the session died, and leaves it as it is."""
+        if not self._ray_is_up:
+            return
+        part = ended_part()
+        why = f"its {part} ended" if part else self._pulse.trouble() if self._pulse is not None else ""
+        if why:
+            ray.pop_all()
+            raise Lost(f"the Ray session died: {why}")
 
     def _execute(self, task: Task, lease: Lease, log: Say) -> None:
         job = queries.job(self.store, task.job_id)
         if task.kind == "prepare":
             _prepare(job, place(task.payload["shards"]), lease, log)
-        elif task.kind == "train":
+        elif task.kind in ("train", "confirm"):
             _train(self.store, job, task, lease, log)
         else:
             raise RaymsaError(f"task kind '{task.kind}' is unknown to this version of raymsa")
@@ -220,11 +244,22 @@ class Driver:
             log(f"{task.kind} {'given back; it keeps its place in the queue' if state == 'queued' else state}")
         else:
             queue.finish(self.store, task)
-        self._tell_end(task)
 
     def _tell_end(self, task: Task) -> None:
         if queue.job_state(queries.tasks(self.store, task.job_id)) in ("done", "failed", "cancelled"):
             self.ended(task.job_id)
+
+
+def _patiently(act: Callable[[], None], lease: Lease) -> None:
+    """Do it once the store answers, for as long as the task is ours. Raises StoreAway after that."""
+    while True:
+        try:
+            act()
+            return
+        except StoreAway:
+            if lease.at_once():
+                raise
+            time.sleep(AWAY_S[0])
 
 
 class Lease:
@@ -292,6 +327,7 @@ class JobLog:
 def _prepare(job: queries.Job, shards: Path, lease: Lease, log: Say) -> None:
     from raymsa.data.prepare import prepare
 
+    _say_no_room(1, 0, {}, log)
     dataset = _spec(job).dataset
     prepare(dataset, raw_of(dataset), shards, log, lease.over)
 
@@ -304,19 +340,26 @@ def _train(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -
     made = manifest.read(place(shards))
     wish = spec.resources
     at_once = runs_at_once(wish.cpus, wish.gpus, wish.custom, spec.queue.runs_at_once)
-    proposals = _proposals(store, job, task, spec, shards)
+    _say_no_room(wish.cpus, wish.gpus, wish.custom, log)
     rows = queries.runs(store, job.id)
-    planned = spec.search.trials if spec.search else len(rows)
-    done = sum(row.state == "done" for row in rows)
-    log(f"{planned} runs, {done} done already; {at_once} at a time")
     _check_data(made, rows, spec, log)
-    if done < planned:
+    proposals, planned = _proposals(store, job, task, spec, made, log)
+    mine = [row for row in queries.runs(store, job.id) if row.task_id == task.id]
+    over = sum(row.state in OVER for row in mine)
+    log(f"{planned} runs, {over} done already; {at_once} at a time")
+    if over < planned:
         facts = {"data_digest": made.digest, "versions": versions(), "git_commit": job.git_commit}
         storage = home() / "ray" / job.id
         shared = _shared(spec, place(shards), made, log, lease.over)
         run_all(proposals, Recorder(store, made, spec.queue, facts, log), lease, at_once, storage, shared)
         shutil.rmtree(storage, ignore_errors=True)
-    _close(store, job.id, lease)
+    _close(store, job, task, lease, log)
+
+
+def _say_no_room(cpus: int, gpus: int, custom: dict[str, float], log: Say) -> None:
+    """An autoscaler may be bringing a node, or nobody: Ray would wait for either without a word."""
+    if why := no_room(cpus, gpus, custom):
+        log(why)
 
 
 def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say) -> None:
@@ -347,20 +390,34 @@ def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[]
     return shared
 
 
-def _proposals(store: Store, job: queries.Job, task: Task, spec: Any, shards: str) -> Proposals:
-    planned = runs(spec)
-    if spec.search:
-        return Proposed(store, job, task.id, planned[0], shards)
-    return Listed(store, enter(store, job.id, task.id, planned), shards)
+def _proposals(
+    store: Store, job: queries.Job, task: Task, spec: Any, made: Manifest, log: Say
+) -> tuple[Proposals, int]:
+    """What gives the task's runs, and how many there will be."""
+    shards = task.payload["shards"]
+    if task.kind == "train" and spec.search:
+        proposed = Proposed(store, job, task.id, shards, made.digest)
+        for line in proposed.about:
+            log(line)
+        return proposed, int(spec.search.trials)
+    planned = runs(spec) if task.kind == "train" else confirming(store, job)
+    rows = [row for row in enter(store, job.id, task.id, planned) if row.task_id == task.id]
+    return Listed(store, rows, shards), len(rows)
 
 
-def _close(store: Store, job_id: str, lease: Lease) -> None:
-    """A job whose runs are not all done has failed, unless it was stopped: then its runs follow their task."""
-    left = [row for row in queries.runs(store, job_id) if row.state not in ("done", "pruned")]
-    if left and not lease.over():
-        failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
-        ended = all(row.state == "failed" for row in left)
-        raise (RunsFailed if ended else Lost)(f"{len(left)} runs failed: {failed}")
+def _close(store: Store, job: queries.Job, task: Task, lease: Lease, log: Say) -> None:
+    """A task whose runs are not all done has failed, unless it was stopped: then its runs follow it. A search goes on
+    without the settings that failed, as long as one is done."""
+    rows = [row for row in queries.runs(store, job.id) if row.task_id == task.id]
+    left = [row for row in rows if row.state not in ("done", "pruned")]
+    if not left or lease.over():
+        return
+    ended = all(row.state == "failed" for row in left)
+    if task.kind == "train" and job.spec["search"] and ended and any(row.state == "done" for row in rows):
+        log(f"the search goes on without {len(left)} trials that failed; raymsa search {job.id} names them")
+        return
+    failed = "; ".join(f"{row.id}: {row.error or 'ended without a result'}" for row in left)
+    raise (RunsFailed if ended else Lost)(f"{len(left)} runs failed: {failed}")
 
 
 def _spec(job: queries.Job) -> Any:

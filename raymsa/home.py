@@ -19,6 +19,11 @@ def job_log(job_id: str) -> Path:
     return home() / "jobs" / f"{job_id}.log"
 
 
+def driver_lock() -> Path:
+    """Locked while a driver with a Ray session of its own serves this machine; the text in it is who."""
+    return home() / f"driver-{os.uname().nodename}.lock"
+
+
 def models_dir() -> Path:
     """Model folders made here (the tiny Thinker)."""
     return home() / "models"

@@ -75,7 +75,8 @@ def retry(store: Store, job_id: str, who: str, failed_only: bool = False, *, now
             "failures": 0,
             "not_before": None,
         }
-        connection.execute(update(runs).where(runs.c.job_id == job_id, runs.c.state.in_(again)).values(fresh))
+        theirs = runs.c.task_id.in_([row.id for row in rows])  # those of a task that is done stay as they are
+        connection.execute(update(runs).where(theirs, runs.c.state.in_(again)).values(fresh))
         tell(connection, rows, "retry", who, at)
     return len(rows)
 

@@ -10,12 +10,13 @@ from raymsa.datasets.base import Layout
 from raymsa.home import home, shards_dir
 from raymsa.place import absolute, place
 from raymsa.spec import ModelSpec, Run, digest_of_plain, runs
+from raymsa.store.overview import planned_runs
 from raymsa.target import Labels
 
 
 def tasks_of(job: Any) -> tuple[str, ...]:
     """The kinds of a job's tasks, in their order."""
-    return ("prepare", "train")
+    return ("prepare", "train", *(["confirm"] if job.search and job.search.confirm else []))
 
 
 def anchored(job: Any) -> Any:
@@ -73,7 +74,7 @@ def plan(job: Any) -> dict[str, Any]:
     shards = shards_of(job.dataset)
     there = (shards / "manifest.json").exists()
     return {
-        "runs": len(made) * (job.search.trials if job.search else 1),
+        "runs": planned_runs(job.model_dump(mode="json")),
         "tasks": len(tasks_of(job)),
         **{f"trainable parameters of {run.variant}": trainable(run.spec) for run in made if run.seed == job.seeds[0]},
         "raw clips": str(raw_of(job.dataset)),

@@ -7,14 +7,19 @@ runs are told to Optuna again, unfinished ones go on from their checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from raymsa.errors import SpecError
+from raymsa.errors import LeaseLost
 from raymsa.home import run_dir
 from raymsa.plan import run_id
+from raymsa.ranges import size
+from raymsa.searchspec import aim_of
+from raymsa.space import Space
 from raymsa.spec import Run, digest, trial
 from raymsa.store import Store, queries, records
+from raymsa.study import CMA_WANTS, Study
+from raymsa.trials import OPEN, Trial, alike, one_trial, template_of, to_confirm, trials
 
 Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
 
@@ -56,7 +61,7 @@ class Open:
 
     def __init__(self, store: Store, rows: list[queries.RunRow]) -> None:
         self._store = store
-        self._left = [row for row in rows if row.state in ("queued", "running")]
+        self._left = [row for row in rows if row.state in OPEN]
         self._out: set[str] = set()
 
     def next(self) -> queries.RunRow | None:
@@ -78,7 +83,7 @@ class Open:
         """A run ended: as it is now; it comes again if it was put back."""
         self._out.discard(run_id)
         row = queries.run(self._store, run_id)
-        if row.state in ("queued", "running"):
+        if row.state in OPEN:
             self._left.append(row)
         return row
 
@@ -114,125 +119,80 @@ class Listed:
 class Proposed:
     """Runs with settings that Optuna proposes from what earlier ones gave on valid."""
 
-    def __init__(self, store: Store, job: queries.Job, task_id: int, template: Run, shards: str) -> None:
-        self._store, self._job_id, self._task_id = store, job.id, task_id
-        self._template, self._shards = template, shards
-        self._space = _as_stored(job.spec["search"]["space"], template)
-        self._trials: int = job.spec["search"]["trials"]
-        rows = queries.runs(store, job.id)
-        self._open = Open(store, rows)
-        self._study = _study(job.spec["search"]["algorithm"], template.seed + len(rows))
-        self._asked: dict[str, Any] = {}
-        self._made = len(rows)
-        for row in rows:
-            if row.state == "done":
-                self._study.add_trial(_past(row, self._space))
+    def __init__(self, store: Store, job: queries.Job, task_id: int, shards: str, data_digest: str | None) -> None:
+        self._store, self._job, self._task_id, self._shards = store, job, task_id, shards
+        self._template, self._aim = template_of(job), aim_of(job.spec)
+        search = job.spec["search"]
+        self._space = Space(search["space"], self._template)
+        # Choices that are written differently may be one setting, as [text, audio] and [audio, text] are.
+        self._trials = min(int(search["trials"]), size(self._space.ranges) or math.inf)
+        past, warm = self._past(data_digest if search.get("warm_start") else None)
+        self.about = [*self._words(search), *warm]
+        self._study = Study(search, self._space, self._aim, self._template.seed, past)
+        found = trials(store, job, self._space)
+        self._study.replay(found)
+        self._made = len(found)
+        self._open = Open(store, [row for row in queries.runs(store, job.id) if row.task_id == task_id])
+        self._ready: tuple[Run, Any] | None = None  # proposed, and perhaps not in the store yet
 
     def next(self) -> Work | None:
-        """A run that was interrupted, else one with newly proposed settings, until there were enough."""
+        """A run that was interrupted, else one with newly proposed settings, until there were enough.
+
+        When the store is away it raises and may be called again: what was proposed is entered once.
+        """
         if (again := self._open.next()) is not None:
             return work_of(again, self._shards)
-        while self._made < self._trials:
-            asked = self._study.ask()
-            values = {field: _suggest(asked, field, choice) for field, choice in self._space.items()}
-            name = f"t{self._made:03d}"
-            self._made += 1
-            run = trial(self._template, values)._replace(variant=name)
-            rows = enter(self._store, self._job_id, self._task_id, [run])
-            row = next(row for row in rows if row.variant == name)
-            self._asked[row.id] = asked
-            self._open.out(row.id)
-            return work_of(row, self._shards)
-        return None
+        if self._made >= self._trials:
+            return None
+        if self._ready is None:
+            values, asked = self._study.propose(self._made)
+            self._ready = (trial(self._template, values)._replace(variant=f"t{self._made:03d}"), asked)
+        run, asked = self._ready
+        rows = enter(self._store, self._job.id, self._task_id, [run])
+        row = next(row for row in rows if row.id == run_id(self._job.id, run))
+        if row.spec_digest != digest(run.spec):  # it may be training there: one run is made once
+            raise LeaseLost(f"run {row.id} was entered with other settings by another driver")
+        self._study.began(row.id, asked)
+        self._open.out(row.id)
+        self._made, self._ready = self._made + 1, None
+        return work_of(row, self._shards)
 
     def waiting(self) -> bool:
         """Some are not over."""
         return self._open.waiting()
 
     def prune(self, values: dict[str, Any]) -> bool:
-        """Not yet."""
-        return False
+        """Whether others do better; never after the last epoch, when all the work is done."""
+        value = values.get(f"valid_{self._aim.metric}")
+        if value is None:
+            return False
+        give_up = self._study.report(values["run_id"], values["epoch"], value)
+        return give_up and not values.get("last", False)
 
     def over(self, run_id: str) -> None:
-        """Tell Optuna the run's best error on valid; one without has failed: NaN would stay open for ever."""
-        from optuna.trial import TrialState
-
+        """Tell Optuna what came of a run, unless it was put back and comes again."""
         row = self._open.over(run_id)
-        if row.state in ("queued", "running"):
-            return
-        value = row.valid_error
-        asked = self._asked.pop(run_id, None)
-        if asked is None:
-            if row.state == "done":
-                self._study.add_trial(_past(row, self._space))
-        elif row.state != "done" or value is None or math.isnan(value):
-            self._study.tell(asked, state=TrialState.FAIL)
-        else:
-            self._study.tell(asked, value)
+        if row.state not in OPEN:
+            self._study.tell(one_trial(self._store, row, self._space, self._aim.metric))
+
+    def _words(self, search: dict[str, Any]) -> list[str]:
+        way = "high" if self._aim.high_is_good else "low"
+        how = f"{search['algorithm']}, {self._trials} trials, early end by {search.get('scheduler', 'none')}"
+        return [f"search: {how}; {way} valid {self._aim.metric} is good; all trials have seed {self._template.seed}"]
+
+    def _past(self, data_digest: str | None) -> tuple[list[Trial], list[str]]:
+        """Runs of other jobs to learn from, and what to say of them."""
+        if data_digest is None:
+            return [], []
+        past, outside = alike(self._store, self._job, self._template, self._space, data_digest)
+        said = f"warm start: {len(past)} earlier runs on the same clips are learned from"
+        if self._job.spec["search"]["algorithm"] == "cma-es" and len(past) < CMA_WANTS:
+            past, said = [], f"warm start: {len(past)} earlier runs on the same clips, but cma-es needs {CMA_WANTS}"
+        return past, [said + (f"; {outside} more have settings outside the space" if outside else "")]
 
 
-def _as_stored(space: dict[str, dict[str, Any]], template: Run) -> dict[str, dict[str, Any]]:
-    """The space with its choices as a checked spec has them (`[audio, text]` becomes `[text, audio]`), so that the
-    settings of earlier runs are found among them again."""
-    stored = {}
-    for field, choice in space.items():
-        kind, values = next(iter(choice.items()))
-        if kind == "choice":
-            values = [_field(trial(template, {field: v}).spec.model_dump(mode="json"), field) for v in values]
-        stored[field] = {kind: values}
-    return stored
-
-
-def _study(algorithm: str, seed: int) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    samplers: dict[str, Callable[..., Any]] = {
-        "tpe": optuna.samplers.TPESampler,
-        "random": optuna.samplers.RandomSampler,
-    }
-    return optuna.create_study(sampler=samplers[algorithm](seed=seed))
-
-
-def _suggest(asked: Any, field: str, choice: dict[str, Any]) -> Any:
-    kind, values = next(iter(choice.items()))
-    if kind == "choice":
-        return values[asked.suggest_categorical(field, list(range(len(values))))]  # Optuna takes plain scalars only
-    if kind == "int":
-        return asked.suggest_int(field, *map(int, values))
-    return asked.suggest_float(field, *values, log=kind == "loguniform")
-
-
-def _past(row: queries.RunRow, space: dict[str, dict[str, Any]]) -> Any:
-    """A finished run as a trial that Optuna can learn from."""
-    import optuna
-
-    found = {field: _field(row.spec, field) for field in space}
-    distributions = {field: _distribution(choice) for field, choice in space.items()}
-    params = {
-        field: space[field]["choice"].index(value) if "choice" in space[field] else value
-        for field, value in found.items()
-    }
-    if row.valid_error is None:
-        return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL, params=params, distributions=distributions)
-    return optuna.trial.create_trial(params=params, distributions=distributions, value=row.valid_error)
-
-
-def _distribution(choice: dict[str, Any]) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    kind, values = next(iter(choice.items()))
-    if kind == "choice":
-        return CategoricalDistribution(list(range(len(values))))
-    if kind == "int":
-        return IntDistribution(*map(int, values))
-    return FloatDistribution(*values, log=kind == "loguniform")
-
-
-def _field(spec: dict[str, Any], dotted: str) -> Any:
-    value: Any = spec
-    for part in dotted.split("."):
-        if part not in value:
-            raise SpecError(f"search.space.{dotted}: no such field in the run's spec")
-        value = value[part]
-    return value
+def confirming(store: Store, job: queries.Job) -> list[Run]:
+    """The runs that confirm a search: see `trials.to_confirm`."""
+    template = template_of(job)
+    found = trials(store, job, Space(job.spec["search"]["space"], template))
+    return to_confirm(store, job, template, found)

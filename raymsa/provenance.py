@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import subprocess
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+
+SENT_BY = "RAYMSA_SENT_BY"  # who sent this command to the head of a cluster; set by raymsa/remote.py
 
 
 def versions() -> dict[str, str]:
@@ -17,7 +20,9 @@ def versions() -> dict[str, str]:
 
 
 def who() -> str:
-    """The person at the keyboard, as user@host."""
+    """The person at the keyboard, as user@host; for a command that was sent here, the one who sent it."""
+    if sender := os.environ.get(SENT_BY):
+        return sender
     with suppress(KeyError, OSError):
         return f"{getpass.getuser()}@{socket.gethostname()}"
     return socket.gethostname()

@@ -17,11 +17,13 @@ ended is told LeaseLost. Times are the store's: see `Store.now`.
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from raymsa.errors import LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
@@ -43,6 +45,23 @@ TURN = (
     .order_by(tasks.c.priority.desc(), tasks.c.id)
     .limit(1)
     .with_for_update(skip_locked=True, of=tasks)
+)
+_OF_JOB = TURN.where(tasks.c.job_id == bindparam("of_job"))
+_CLEARED = dict.fromkeys(("error", "cause", "said", "not_before", "asked"))
+_TAKEN = {"state": "running", "attempts": tasks.c.attempts + 1, "started_at": bindparam("at"), **_CLEARED}
+_CLAIM = {  # one statement picks and takes: no two drivers can get the same task
+    whole: update(tasks)
+    .where(tasks.c.id == turn.scalar_subquery())
+    .values(driver=bindparam("who"), lease_until=bindparam("until"), **_TAKEN)
+    .returning(tasks)
+    for whole, turn in ((True, TURN), (False, _OF_JOB))
+}
+_LEASE_OVER = and_(tasks.c.state == "running", tasks.c.lease_until < bindparam("at"))
+_TOO_LATE = and_(tasks.c.state.in_(("queued", "paused")), tasks.c.deadline <= bindparam("at"))
+_LATE = select(tasks).where(or_(_LEASE_OVER, _TOO_LATE)).with_for_update(skip_locked=True)
+_CLAIMED_BY = ("id", "driver", "attempts", "started_at")
+_HELD = update(tasks).where(
+    *(tasks.c[name] == bindparam(f"held_{name}") for name in _CLAIMED_BY), tasks.c.state == "running"
 )
 
 
@@ -91,12 +110,9 @@ def claim(
     """The next task, now held by `driver` for `lease_s`; None when nothing can start. A dead driver's task counts."""
     with store.write() as connection:
         at = _now(store, connection, now)  # now, not before: getting the turn to write can take seconds of the lease
-        held = {"state": "running", "driver": driver, "lease_until": at + lease_s, "started_at": at}
-        cleared = {"error": None, "cause": None, "said": None, "not_before": None, "asked": None}
         expire(connection, at, who=driver)
-        # One statement picks and takes: no two drivers can get the same task.
-        taking = update(tasks).where(tasks.c.id == _next_id(job_id)).values(attempts=tasks.c.attempts + 1, **held)
-        row = connection.execute(taking.values(cleared).returning(tasks), {"at": at}).one_or_none()
+        held = {"who": driver, "until": at + lease_s, "at": at, **({} if job_id is None else {"of_job": job_id})}
+        row = connection.execute(_CLAIM[job_id is None], held).one_or_none()
         if row is None:
             return None
         tell(connection, [row], f"attempt {row.attempts} of {row.max_attempts}", driver, at)
@@ -195,9 +211,7 @@ def state_of(states: Iterable[str]) -> str:
 
 def expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:
     """Take running tasks from drivers whose lease ended, and fail queued ones that are too late; returns them."""
-    running, queued = tasks.c.state == "running", tasks.c.state.in_(("queued", "paused"))
-    over = or_(and_(running, tasks.c.lease_until < at), and_(queued, tasks.c.deadline <= at))
-    rows = connection.execute(select(tasks).where(over).order_by(tasks.c.id).with_for_update(skip_locked=True)).all()
+    rows = sorted(connection.execute(_LATE, {"at": at}), key=lambda row: row.id)  # ORDER BY would make SQLite read all
     return [_end_late(connection, row, at, who) for row in rows]
 
 
@@ -237,11 +251,6 @@ def _insert_tasks(
         tell(connection, [row], "submitted", who, common["created_at"])
 
 
-def _next_id(job_id: str | None) -> Any:
-    """The id of the task whose turn it is, perhaps of one job only."""
-    return (TURN if job_id is None else TURN.where(tasks.c.job_id == job_id)).scalar_subquery()
-
-
 def _end_late(connection: Connection, row: Row[Any], at: float, who: str) -> Row[Any]:
     if row.state == "running":
         return _take(connection, row, at, who, f"driver {row.driver} was silent for longer than its lease")
@@ -266,13 +275,21 @@ def _take(connection: Connection, row: Row[Any], at: float, who: str, why: str) 
 
 def _change(connection: Connection, task: Task, **values: Any) -> Row[Any]:
     """Change a task this claim still holds. Raises LeaseLost."""
-    claimed = and_(*(tasks.c[name] == getattr(task, name) for name in ("id", "driver", "attempts", "started_at")))
-    held = update(tasks).where(claimed, tasks.c.state == "running")
-    changed = connection.execute(held.values(values).returning(tasks))
-    row = changed.one_or_none()
+    plain = {name: value for name, value in values.items() if not isinstance(value, ColumnElement)}
+    changing = _changing(tuple(plain))
+    if len(plain) < len(values):
+        changing = changing.values({name: values[name] for name in values.keys() - plain.keys()})
+    given = {f"held_{name}": getattr(task, name) for name in _CLAIMED_BY}
+    row = connection.execute(changing, given | {f"new_{name}": value for name, value in plain.items()}).one_or_none()
     if row is None:
         raise LeaseLost(_who_has(connection, task))
     return row
+
+
+@functools.cache
+def _changing(names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Setting these columns of a task that a claim still holds."""
+    return _HELD.values({name: bindparam(f"new_{name}") for name in names}).returning(tasks)
 
 
 def _who_has(connection: Connection, task: Task) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+from collections.abc import Iterator
 from typing import Any
+
+ALL_TOGETHER = 256  # combinations that are all checked; of more, those of every two fields
 
 
 def check_range(name: str, choice: dict[str, Any]) -> dict[str, Any]:
@@ -14,6 +19,8 @@ def check_range(name: str, choice: dict[str, Any]) -> dict[str, Any]:
     if kind == "choice":
         if not isinstance(values, list) or not values:
             raise ValueError(f"{name}.{kind}: given {values!r}; give a list")
+        if len({json.dumps(value, sort_keys=True, default=str) for value in values}) < len(values):
+            raise ValueError(f"{name}.{kind}: given {values!r}; name each value once")
         return choice
     ends = [_number(value) for value in values] if isinstance(values, list) else []
     if len(ends) != 2 or not ends[0] < ends[1] or (kind == "int" and not all(end.is_integer() for end in ends)):
@@ -38,3 +45,26 @@ def samples(choice: dict[str, Any]) -> list[Any]:
     kind, values = next(iter(choice.items()))
     between = [values[0] + (values[1] - values[0]) / math.pi] if kind in ("uniform", "loguniform") else []
     return [*values, *between]
+
+
+def points(choice: dict[str, Any]) -> list[Any] | None:
+    """Every value of a range; None where there is no end of them."""
+    kind, values = next(iter(choice.items()))
+    if kind == "choice":
+        return list(values)
+    return list(range(values[0], values[1] + 1)) if kind == "int" else None
+
+
+def size(space: dict[str, dict[str, Any]]) -> int | None:
+    """Settings in a space; None where there is no end of them."""
+    counts = [points(choice) for choice in space.values()]
+    return None if any(found is None for found in counts) else math.prod(len(found or ()) for found in counts)
+
+
+def combinations(space: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Settings to check a space with: the samples of every two fields, then of all together if that is not too many."""
+    tried = {field: samples(choice) for field, choice in space.items()}
+    together = [tuple(tried)] if math.prod(map(len, tried.values())) <= ALL_TOGETHER else []
+    for fields in [*itertools.combinations(tried, 2), *together]:
+        for values in itertools.product(*(tried[field] for field in fields)):
+            yield dict(zip(fields, values, strict=True))

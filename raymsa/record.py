@@ -27,16 +27,22 @@ class Recorder:
         self._over: set[str] = set()  # runs that said themselves how they ended
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
-        """Record one report of a run; which keys it has says what happened (see training/run.py)."""
+        """Record one report of a run; which keys it has says what happened (see training/run.py).
+
+        What is recorded is taken out of `values`: called again after StoreAway, it goes on where it was.
+        """
         run = queries.run(self._store, run_id)
-        self._count(run, values)
+        if "seconds" in values:
+            self._count(run, values)
+            del values["seconds"]
         if "place" in values:  # a new attempt
             self._over.discard(run_id)
             records.update_run(self._store, run_id, place=values["place"])
         if "steps_total" in values:
             self._begin(run_id, values)
+            del values["steps_total"]
         if values.get("line"):
-            self._say(f"{name_of(run_id)}  {values['line']}")
+            self._say(f"{name_of(run_id)}  {values.pop('line')}")
         if values.get("stopped"):
             self._over.add(run_id)
             records.set_run_state(self._store, run_id, "queued", detail=values["stopped"])
@@ -52,8 +58,8 @@ class Recorder:
             return
         run = queries.run(self._store, run_id)
         if pruned:
-            self._over.add(run_id)
             records.set_run_state(self._store, run_id, "pruned", detail=f"after epoch {run.epoch}")
+            self._over.add(run_id)
             self._say(f"{name_of(run_id)}  stopped early after epoch {run.epoch}: others do better")
         elif error is not None:
             self._fail(run, *error)
@@ -70,9 +76,9 @@ class Recorder:
         records.record_steps(self._store, run.id, values.get("steps") or (), cost, **facts)
 
     def _fail(self, run: queries.RunRow, error: str, cause: str) -> None:
-        self._over.add(run.id)
         again_s = again_in(cause, run.failures + 1, self._queue.retries, self._queue.backoff_s)
         records.fail_run(self._store, run.id, error, cause, again_s)
+        self._over.add(run.id)
         later = "" if again_s is None else f" (again in {again_s:.0f} s)"
         self._say(f"{name_of(run.id)}  failed: {error}{later}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -27,7 +28,8 @@ class Listener(Protocol):
     """Who hears of the runs, in the driver's process."""
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
-        """A run said something."""
+        """A run said something. What is recorded is taken out of `values`, so that a call that ended in StoreAway can
+        be repeated and counts nothing twice."""
 
     def ended(self, run_id: str, error: tuple[str, str] | None, pruned: bool) -> None:
         """A run's trial is over; `error` and its cause when it ended without saying so itself."""
@@ -57,6 +59,7 @@ def run_all(
     the proposals raised; StoreAway only after it lasted until the end.
     """
     storage.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # pages about trials that die: the reason is recorded
     stop = storage / f"stop-{uuid.uuid4().hex[:8]}"  # of this attempt alone: an old one must not stop a new training
     common = {"storage": str(storage), "stop": str(stop), "shared": shared.name if shared is not None else None}
     follow = Follow(listener, until)
@@ -145,7 +148,8 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
             self.training.add(result["run_id"])
         if {"stopped", "error", "finished"} & result.keys():
             self.training.discard(result["run_id"])
-        self.tell(lambda: self._listener.report(result["run_id"], result))
+        news = dict(result)
+        self.tell(lambda: self._listener.report(result["run_id"], news))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended by itself, or was stopped."""
@@ -163,9 +167,10 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     def tell(self, call: Callable[[], Any]) -> Any:
         """Call the listener or the proposals. A store that does not answer is waited for, as long as the task is ours.
 
-        The first trouble ends the experiment; what comes after it is not recorded, and made again later.
+        The first trouble ends the experiment; what comes after it is not recorded, and made again later. So is what
+        comes when the lease is lost: another driver may be making these runs.
         """
-        while self.trouble is None:
+        while self.trouble is None and not self._until.at_once():
             try:
                 return call()
             except StoreAway as error:
@@ -225,4 +230,5 @@ def reason(trial: Any) -> tuple[str, str]:
         error = trial.get_pickled_error() or trial.get_error()
     except Exception:  # the error's class may not be importable here
         error = None
-    return death(str(getattr(error, "cause", None) or error or ""))
+    told = (str(getattr(error, "cause", None) or ""), str(error or ""))  # the cause of an actor's death may be empty
+    return death(next((text for text in told if text.strip()), ""))

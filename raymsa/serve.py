@@ -9,13 +9,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from raymsa.driver import Driver
-from raymsa.errors import NoSession, RaymsaError
+from raymsa.driver import Driver, JobLog
+from raymsa.errors import Lost, NoSession, RaymsaError
+from raymsa.notify import Notices, target
 from raymsa.queue import state_of
 from raymsa.store import Store, queries
-from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, Options
+from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, NOTIFY, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -26,22 +28,33 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # who started us is gone: end in order
     if options.locked:
         os.set_inheritable(LOCK_FD, False)  # ours, but not our children's
-    store = Store.open(os.environ["RAYMSA_STORE"])
+    notify = os.environ.pop(NOTIFY, "")  # it may hold a token: Ray's processes have no use for it
+    store = Store.open(os.environ.pop("RAYMSA_STORE"))  # it may hold a password: the same
     warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are words on stderr
     driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once)
+    notices = Notices(store, target(notify), lambda job_id, line: JobLog(job_id, _say)(line)) if notify else None
+    if notices is not None:
+        driver.ended = notices
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: driver.stop())
     try:
         driver.serve(_done(store, options), _Idle(store, driver.name))
+    except Lost as error:
+        _say(f"error: {error}")
+        os._exit(SESSION_DIED)  # nothing that asks a dead session for its end comes back
     except RaymsaError as error:
         for line in str(error).splitlines():
             _say(f"error: {line}")
         return NO_SESSION if isinstance(error, NoSession) else BROKEN
+    finally:
+        if notices is not None:
+            notices.close()
     return 0
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is gone; the work goes on, and the log keeps the line
+        print(line, file=sys.stderr, flush=True)
 
 
 def _done(store: Store, options: Options) -> Callable[[], bool]:

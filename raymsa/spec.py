@@ -23,8 +23,10 @@ from raymsa.merge import merge, nested, parse_override
 from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
 from raymsa.prompts import prompt_problem, with_prompts
-from raymsa.ranges import check_range, samples
+from raymsa.ranges import combinations, samples
 from raymsa.readouts.base import Readout
+from raymsa.searchspec import SEEDS, SearchSpec, different
+from raymsa.searchspec import problems as search_problems
 from raymsa.yamlfile import read_mapping
 
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -84,22 +86,6 @@ class TrainSpec(Spec):
     window_clips: int = Field(256, ge=1, description="clips held in host memory to shuffle and sort by length")
 
 
-class SearchSpec(Spec):
-    """A search over any field of this file; Optuna proposes, MAE or weighted F1 on valid decides."""
-
-    space: dict[str, dict[str, Any]] = Field(
-        min_length=1,
-        description="dotted field -> {choice: [...]}, {int: [low, high]}, {uniform: [low, high]} or {loguniform: ...}",
-    )
-    trials: int = Field(ge=1, description="settings to try")
-    algorithm: Literal["tpe", "random"] = Field("tpe", description="how settings are proposed")
-
-    @field_validator("space")
-    @classmethod
-    def _known_ranges(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {name: check_range(name, choice) for name, choice in value.items()}
-
-
 class QueueSpec(Spec):
     """How the queue treats the job; nothing here changes a result."""
 
@@ -142,7 +128,7 @@ class _JobBase(Spec):
     inputs: InputsSpec = Field(default_factory=InputsSpec, description="what reaches the Thinker")
     lora: LoraSpec = Field(default_factory=LoraSpec, description="adapters")
     train: TrainSpec = Field(default_factory=TrainSpec, description="training")
-    seeds: tuple[int, ...] = Field((1111, 2222, 3333, 4444), min_length=1, description="one run for each")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="one run for each; a search takes the first")
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named sets of overrides; each is run with every seed, all else equal"
     )
@@ -154,11 +140,7 @@ class _JobBase(Spec):
     @field_validator("seeds")
     @classmethod
     def _different_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"given {list(value)}; name each seed once")
-        if not all(0 <= seed < 2**32 for seed in value):
-            raise ValueError(f"given {list(value)}; give whole numbers from 0 to 4294967295")
-        return value
+        return different(value)
 
     @field_validator("variants")
     @classmethod
@@ -332,13 +314,29 @@ def _variant_problems(job: Any) -> Iterator[str]:
 
 
 def _search_problems(job: Any) -> Iterator[str]:
-    for field, choice in job.search.space.items() if job.search else ():
+    if not job.search:
+        return
+    found = [*search_problems(job), *_field_problems(job)]
+    yield from found or _combination_problems(job)
+
+
+def _field_problems(job: Any) -> Iterator[str]:
+    for field, choice in job.search.space.items():
         section = field.split(".")[0]
         if section in OF_THE_JOB:
             yield f"search.space.{field}: a search cannot change this: {OF_THE_JOB[section]}"
             continue
         tried = (_problems(merge(_forkless(job), {field: value})) for value in samples(choice))
         yield from (f"search.space.{field}: {line}" for line in next(filter(None, tried), ()))
+
+
+def _combination_problems(job: Any) -> Iterator[str]:
+    """Fields that are right one by one and wrong together; the first such setting says it."""
+    for values in combinations(job.search.space):
+        if lines := _problems(merge(_forkless(job), values)):
+            shown = ", ".join(f"{field}={value}" for field, value in values.items())
+            yield from (f"search.space: with {shown}: {line}" for line in lines)
+            return
 
 
 def _problems(raw: dict[str, Any]) -> list[str]:

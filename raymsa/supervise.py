@@ -17,17 +17,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from raymsa import queue
+from raymsa import leftovers, queue
 from raymsa.errors import RaymsaError, StoreAway
-from raymsa.home import home
+from raymsa.home import driver_lock, home
 from raymsa.signals import on_stop
 from raymsa.store import Store
 
-NO_SESSION, BROKEN = 71, 74  # exit codes of raymsa.serve that mean an error it has told; others, that it died
+# Exit codes of raymsa.serve: an error it has told, twice, and a Ray session that died under it. Others: it died.
+NO_SESSION, BROKEN, SESSION_DIED = 71, 74, 75
+NOTIFY = "RAYMSA_NOTIFY"  # in the environment of the driver's process, which takes it out at once
 LOCK_FD = 9  # the driver's end of the machine's lock
 WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
+TRIES = 3  # at the first session
 WELL_S = 300.0  # a driver that lived so long was well
 
 Say = Callable[[str], None]
@@ -47,8 +51,8 @@ class Options(NamedTuple):
 class Supervisor:
     """Keeps one driver process alive until it ends by itself or `stop` is called."""
 
-    def __init__(self, store: Store, options: Options, say: Say) -> None:
-        self._store, self._options, self._say = store, options, say
+    def __init__(self, store: Store, options: Options, say: Say, notify: str | None = None) -> None:
+        self._store, self._options, self._say, self._notify = store, options, say, notify
         self._child: subprocess.Popen[bytes] | None = None
         self._lived = False  # some driver had a session: one that cannot get any may get one later
         self.stopped = False
@@ -56,13 +60,18 @@ class Supervisor:
     def serve(self) -> None:
         """Serve the queue. Raises RaymsaError when the driver ended with an error, which it has told itself."""
         with on_stop(self.stop), self._place() as lock:
-            wait_s = WAIT_S[0]
+            wait_s, tries = WAIT_S[0], 0
+            if lock:
+                self._clear()
             while lock is not False and not self.stopped:
                 begun = time.monotonic()
                 code = self._run(lock)
                 if code == 0 or self.stopped:
                     return
-                if code == BROKEN or (code == NO_SESSION and not self._lived):
+                tries += 1
+                # On a machine that is busy, Ray gives a session of its own up that would have come.
+                hopeless = tries >= (TRIES if self._options.address is None else 1)
+                if code == BROKEN or (code == NO_SESSION and not self._lived and hopeless):
                     raise RaymsaError("the driver ended; see above")
                 self._lived = self._lived or code != NO_SESSION
                 wait_s = WAIT_S[0] if time.monotonic() - begun > WELL_S else wait_s
@@ -80,7 +89,8 @@ class Supervisor:
     def _run(self, lock: Any) -> int:
         """One driver process, from its start to its end."""
         command = [sys.executable, "-m", "raymsa.serve", json.dumps(self._options._asdict())]
-        environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url()}  # not in the command: `ps` shows that
+        # Not in the command, which `ps` shows.
+        environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url(), NOTIFY: self._notify or ""}
         keep: tuple[int, ...] = ()
         if lock:
             os.dup2(lock.fileno(), LOCK_FD, inheritable=True)
@@ -89,14 +99,36 @@ class Supervisor:
         self._child = subprocess.Popen(  # noqa: S603
             command, env=environment, pass_fds=keep, start_new_session=True, stdin=subprocess.DEVNULL
         )
+        name = f"{socket.gethostname()}:{self._child.pid}"
+        if lock:
+            leftovers.note(_note(), self._child.pid, name)
         code = self._child.wait()
+        self._end(self._child.pid)
         if code not in (0, BROKEN, NO_SESSION):
-            self._take_back(f"{socket.gethostname()}:{self._child.pid}", code)
+            self._take_back(name, f"its driver died ({_how(code)})")
+        if lock:
+            _note().unlink(missing_ok=True)  # its number may be another process's one day
         return code
 
-    def _take_back(self, driver: str, code: int) -> None:
+    def _clear(self) -> None:
+        """Whoever held the machine's lock before us is dead: end what it left, and take back what it held."""
+        before = leftovers.noted(_note())
+        if before is None:
+            return
+        name, session = before
+        if session is not None:
+            self._end(session)
+        self._take_back(name, "its driver and who watched it died")
+        _note().unlink(missing_ok=True)
+
+    def _end(self, session: int) -> None:
+        """No new driver starts beside what the old one left: it would meet it on a GPU."""
+        if left := leftovers.end(session):
+            self._say(f"{left} processes of the driver {session} do not end; they may hold memory or a GPU")
+
+    def _take_back(self, driver: str, why: str) -> None:
         with suppress(StoreAway):  # then its leases end by themselves
-            queue.gone(self._store, driver, f"its driver died ({_how(code)})")
+            queue.gone(self._store, driver, why)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -120,7 +152,15 @@ class Supervisor:
         return not self.stopped
 
 
+def _note() -> Path:
+    return home() / f"driver-{socket.gethostname()}.json"
+
+
 def _how(code: int) -> str:
+    if code == NO_SESSION:
+        return "it got no Ray session"
+    if code == SESSION_DIED:
+        return "its Ray session died"
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):
@@ -134,7 +174,7 @@ def alone(wait: Callable[[str], bool]) -> Iterator[IO[str] | None]:
 
     While another holds the place, `wait(its name)` is called every second; false gives up, and the block gets None.
     """
-    path = home() / f"driver-{socket.gethostname()}.lock"
+    path = driver_lock()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         while True:

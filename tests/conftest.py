@@ -26,6 +26,15 @@ def home(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def postgres_is_stopped():
+    """The session's PostgreSQL server is started by the first test that asks for it; see tests/postgres.py."""
+    yield
+    from tests import postgres
+
+    postgres.stop_shared()
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(home):
     from raymsa.spec import ModelSpec

@@ -42,20 +42,23 @@ def raymsa(home: Path, *words: str, timeout_s: float = 300) -> subprocess.Comple
     )
 
 
-def start_raymsa(home: Path, *words: str) -> subprocess.Popen:
-    """Start a command in a process group of its own; its words go to <home>/../out.txt."""
+def start_raymsa(home: Path, *words: str, under: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start a command in a process group of its own, perhaps `under` another; its words go to <home>/../out.txt."""
     home.mkdir(parents=True, exist_ok=True)
     out = (home.parent / f"out-{time.monotonic_ns()}.txt").open("w")
     process = subprocess.Popen(
-        [*RAYMSA, *words], env=environment(home), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        [*under, *RAYMSA, *words], env=environment(home), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
     process.words = Path(out.name)  # type: ignore[attr-defined]
     return process
 
 
-def wait_for(what, timeout_s: float = 120, process: subprocess.Popen | None = None):
-    """The first true value of `what()`; fails with the process's words when it takes too long or the process ends."""
-    until = time.monotonic() + timeout_s
+def wait_for(what, timeout_s: float = 240, process: subprocess.Popen | None = None):
+    """The first true value of `what()`; fails with the process's words when it takes too long or the process ends.
+
+    On a busy machine, RAYMSA_TEST_SLOWNESS=5 waits five times as long.
+    """
+    until = time.monotonic() + timeout_s * float(os.environ.get("RAYMSA_TEST_SLOWNESS", "1"))
     while time.monotonic() < until:
         if found := what():
             return found

@@ -1,8 +1,7 @@
-"""Stores to test on, and what other processes do to them. PostgreSQL too if RAYMSA_TEST_POSTGRES is a server's URL."""
+"""Stores to test on, SQLite's and PostgreSQL's, and what other processes do to them."""
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -11,12 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, make_url, text
+import pytest
+from sqlalchemy import Connection, create_engine, text
 
 from raymsa import queue
 from raymsa.store import Store, migrations, records
+from tests import postgres
 
-BACKENDS = ["sqlite", "postgresql"] if os.environ.get("RAYMSA_TEST_POSTGRES") else ["sqlite"]
+# Why there is no PostgreSQL to test on; empty when there is.
+NO_POSTGRESQL = "" if postgres.GIVEN else postgres.missing()
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL))]
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,14 +29,8 @@ def fresh_url(backend: str, folder: Path) -> Iterator[str]:
     if backend == "sqlite":
         yield f"sqlite:///{folder}/home/store.db"
         return
-    server = make_url(os.environ["RAYMSA_TEST_POSTGRES"]).set(drivername="postgresql+psycopg")
-    name = f"raymsa_{secrets.token_hex(4)}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        yield server.set(database=name).render_as_string(hide_password=False)
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    with postgres.database() as url:
+        yield url
 
 
 def put(store: Store, name: str = "demo", tasks: int = 1, **options: Any) -> str:

@@ -1,106 +1,113 @@
-"""Real processes, killed for real, in the middle of a run."""
+"""Faults of one run inside a session that goes on: for real, and nothing is recorded twice, nothing is lost."""
 
 import os
-import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from raymsa.queue import job_state
-from raymsa.store import Store, queries
-from raymsa.training import checkpoint
-from tests.jobs import job_file, start_raymsa, wait_for
+from raymsa import orders
+from raymsa.store import Store
+from tests.faults import COUNTS, FOR_EVER, SLOW_TO_SCORE, fault_job, fill, make_shards, make_space, served, small_disk
+from tests.jobs import wait_for
 
-# Long enough to be killed in the middle; every epoch ends in a checkpoint.
-TRAIN = {"epochs": 16, "batch_clips": 4, "lora_lr": 2e-3, "checkpointing": False, "patience": 16}
-
-
-def store_of(home: Path) -> Store:
-    return Store.open(f"sqlite:///{home}/store.db", create=False)
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
-def only_run(home: Path):
-    runs = queries.runs(store_of(home))
-    return runs[0] if runs else None
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("faults") / "shards", COUNTS)
 
 
-def run_folder(home: Path) -> Path | None:
-    return next((home / "runs").glob("*"), None) if (home / "runs").exists() else None
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path}/store.db")
 
 
-def resume_point(home: Path) -> Path | None:
-    """The newest checkpoint, once there is one."""
-    folder = run_folder(home)
-    return checkpoint.find(folder, "last") if folder else None
+def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint(store, shards, tmp_path, home):
+    job = fault_job(tmp_path, shards, train={"epochs": 12, "patience": 12, "checkpoint_every_s": 0.2})
+    with served(store, job, home) as it:
+        wait_for(lambda: it.trains(1, 45))
+        os.kill(it.workers()[0], signal.SIGKILL)
+    it.is_whole(epochs=12)
+    assert len(it.starts()) == 2 and it.starts()[1] >= 35
+    assert it.run.failures == 1
+    (lost,) = [e.detail for e in it.events() if e.run_id and e.what == "queued" and e.detail]
+    assert lost.startswith("lost: the training worker died") and "\n" not in lost
+    told = it.told()
+    assert [t["attempts"] for t in told["tasks"]] == [1, 1] and told["runs"][0]["attempts"] == 2
 
 
-def worker_pids(home: Path) -> list[int]:
-    log = run_folder(home) / "log.txt"
-    return [int(pid) for pid in re.findall(r"worker process (\d+)", log.read_text())]
+def test_a_run_out_of_memory_is_tried_once_more_and_then_fails_with_advice(store, tmp_path, home):
+    shards = make_shards(tmp_path / "long", COUNTS, words=600)
+    train = {**FOR_EVER, "batch_clips": 40, "batch_tokens": 1_000_000}
+    with served(store, fault_job(tmp_path, shards, train=train), home) as it:
+        for attempt in (1, 2):
+            wait_for(lambda attempt=attempt: len(it.workers()) == attempt)
+            leave_memory(it.workers()[-1], 2**30)
+    run = it.run
+    assert (it.state(), run.state, run.cause, run.failures, run.attempts) == ("failed", "failed", "memory", 2, 2)
+    assert "step 1: out of memory" in run.error and "lower train.batch_tokens (now 1000000)" in run.error
+    told = it.told()
+    assert told["tasks"][1]["cause"] == "runs" and run.id in told["tasks"][1]["error"]
+    assert len(it.workers()) == 2
 
 
-def check_whole(home: Path) -> None:
-    """The run is done, every step and every clip is recorded exactly once."""
-    store = store_of(home)
-    (job,) = queries.jobs(store)
-    assert job_state(queries.tasks(store, job.id)) == "done"
-    run = only_run(home)
-    assert (run.state, run.step, run.epoch) == ("done", run.steps_total, TRAIN["epochs"])
-    losses = [s.step for s in queries.steps(store, run.id) if s.name == "loss"]
-    assert losses == list(range(1, run.steps_total + 1))
-    clips = [(p.split, p.clip_id) for p in queries.predictions(store, run.id)]
-    assert len(clips) == len(set(clips)) == 16
-    assert [e.what for e in queries.events(store, job.id) if e.run_id].count("done") == 1
+def leave_memory(pid: int, left: int) -> None:
+    """The process gets so many bytes more, and then its allocations fail."""
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    subprocess.run(["prlimit", "--pid", str(pid), f"--as={size + left}"], check=True)
 
 
-@pytest.mark.timeout(500)
-def test_a_job_survives_ctrl_c_then_a_killed_driver_then_a_killed_worker(tmp_path):
-    home = tmp_path / "home"
-    first = start_raymsa(home, "submit", str(job_file(tmp_path, train=TRAIN)), "--lease-s", "6")
-    try:
-        wait_for(lambda: resume_point(home), 200, first)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130, first.words.read_text()
-    finally:
-        first.kill()
-    assert "keeps its place" in first.words.read_text()
-    assert [t.state for t in queries.tasks(store_of(home))] == ["done", "queued"]
-    assert only_run(home).state == "queued"
-
-    second = start_raymsa(home, "work", "--lease-s", "6")
-    try:
-        wait_for(lambda: trained_since(home, 1), 200, second)
-    finally:
-        second.kill()
-    second.wait(10)
-    old = worker_pids(home)[-1]
-    wait_for(lambda: not Path(f"/proc/{old}").exists(), 60)  # its Ray session dies with it, nothing is left behind
-
-    third = start_raymsa(home, "work", "--until-empty", "--lease-s", "6")
-    try:
-        wait_for(lambda: trained_since(home, 2), 200, third)
-        point = resume_point(home)
-        os.kill(worker_pids(home)[-1], signal.SIGKILL)
-        assert third.wait(200) == 0, third.words.read_text()
-    finally:
-        third.kill()
-    starts = [int(step) for step in re.findall(r"goes on at step (\d+)", log_of(home))]
-    assert len(starts) == 3 and starts == sorted(starts) and starts[-1] >= checkpoint_step(point)
-    assert len(set(worker_pids(home))) == 4
-    check_whole(home)
-    assert any("silent for longer than its lease" in e.detail for e in queries.events(store_of(home)))
+def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space(
+    store, shards, tmp_path, ray_session, monkeypatch
+):
+    home = tmp_path / "small"
+    monkeypatch.setenv("RAYMSA_HOME", str(home))
+    wishes = {"retries": 8, "backoff_s": 1}
+    job = fault_job(tmp_path, shards, train={"epochs": 12, "patience": 12, "checkpoint_every_s": 0.2}, queue=wishes)
+    with small_disk(home / "runs") as disk, served(store, job, home) as it:
+        wait_for(lambda: it.trains(1, 25))
+        fill(disk)
+        wait_for(lambda: it.run.failures)
+        kept = it.saved()
+        assert kept > 0 and it.run.cause == "disk"
+        assert not list(it.folder.glob(".*.part"))
+        assert (
+            it.run.error.startswith("no space left on the disk of ") and it.run.error in it.told()["runs"][0]["error"]
+        )
+        make_space(disk)
+        wait_for(lambda: it.state() == "done")
+        it.is_whole(epochs=12)
+        assert kept in it.starts()
 
 
-def trained_since(home: Path, starts: int) -> bool:
-    """An epoch was finished after the run had gone on that many times."""
-    parts = log_of(home).split("goes on at step")
-    return len(parts) > starts and "done: valid MAE" in parts[starts]
+def test_a_job_that_is_cancelled_while_a_model_is_loaded_ends(store, shards, tmp_path, home):
+    with served(store, fault_job(tmp_path, shards, train=FOR_EVER), home) as it:
+        wait_for(it.workers)
+        assert orders.cancel(store, it.job_id, "a test").asked == 1
+    assert (it.state(), it.run.state) == ("cancelled", "cancelled")
+    assert len(it.workers()) == 1 and it.step() < 10
 
 
-def log_of(home: Path) -> str:
-    return (run_folder(home) / "log.txt").read_text()
-
-
-def checkpoint_step(folder: Path) -> int:
-    return int(folder.name.split("-")[1])
+def test_a_job_is_paused_in_training_resumed_and_cancelled_while_it_is_scored(store, tmp_path, home):
+    shards = make_shards(tmp_path / "many", SLOW_TO_SCORE)
+    job = fault_job(tmp_path, shards, train={"epochs": 8, "patience": 8, "checkpoint_every_s": 600})
+    with served(store, job, home) as it:
+        wait_for(lambda: it.trains(1))
+        assert orders.pause(store, it.job_id, "a test").asked == 1
+    assert (it.state(), it.run.state, it.told()["tasks"][1]["attempts"]) == ("paused", "queued", 0)
+    at = it.step()
+    assert it.saved() == at  # the last step, not the last epoch's
+    assert orders.resume(store, it.job_id, "a test") == 1
+    with served(store, it, home):
+        wait_for(lambda: "scored valid" in it.log())
+        assert orders.cancel(store, it.job_id, "a test").asked == 1
+    assert (it.state(), it.run.state, it.told()["runs"][0]["state"]) == ("cancelled", "cancelled", "cancelled")
+    assert it.starts() == [0, at] and "stopped while clips were scored" in it.log()
+    assert orders.retry(store, it.job_id, "a test") == 1
+    with served(store, it, home):
+        pass
+    it.is_whole(epochs=8, clips=4008)
+    assert it.starts() == [0, at, 80]

@@ -48,7 +48,7 @@ def test_what_must_be_written_is_marked() -> None:
 
 def test_a_section_that_may_be_left_out_says_so_before_its_fields() -> None:
     assert row("search")["type"] == "section | null"
-    assert row("search.trials")["type"] == "whole number >= 1"
+    assert row("search.trials")["type"] == "whole number | null >= 1"
 
 
 def test_every_row_says_what_it_is_about_and_goes_through_json() -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
@@ -32,6 +34,7 @@ from raymsa.training.predictions import read_predictions
 from raymsa.training.run import Work, execute
 from raymsa.training.student import Student
 from tests.clips import MIXED, clip
+from tests.faults import fill, make_space, small_disk
 
 SCALE = Scale(-3, 3, -0.1, 1.5, 0.0)
 CPU = torch.device("cpu")
@@ -89,6 +92,9 @@ class Diary:
     def epoch(self, position, optimizer, valid_error, best):
         self.epochs.append((position.epoch, valid_error, best))
         self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def stopping(self):
+        return False
 
     def pause(self, position, optimizer):
         pass
@@ -282,8 +288,9 @@ def test_the_checkpoint_that_is_kept_is_the_one_that_was_best_on_valid(tmp_path)
             super().epoch(position, optimizer, valid_error, best)
             kept.append({name: value.clone() for name, value in student.head.state_dict().items()})
 
-    watch = Keeper(tmp_path, student, lambda report: None, Position())
     train = TrainSpec(epochs=5, patience=2, checkpointing=False)
+    work = run.Work(SimpleNamespace(train=train), tmp_path, None, tmp_path)
+    watch = Keeper(work, student, lambda report: None, Position())
     fit_words(student, train, valid=[1.0, 0.8, 0.9, 0.85], watch=watch)
     best = checkpoint.find(tmp_path, "best")
     assert checkpoint.position_of(best) == Position(2, 6, 0, 2, 0.8)
@@ -456,6 +463,30 @@ def test_a_run_that_is_stopped_again_and_again_is_the_run_that_never_was(kind, w
     assert other_losses == losses and other_valid == valid
     assert read_predictions(broken.folder) == read_predictions(whole.folder)
     assert len(read_predictions(whole.folder)) == 4
+
+
+def test_a_full_disk_leaves_a_run_as_it_was_and_no_step_is_lost(work, every_step_is_reported, tmp_path):
+    found, filled = [], []
+
+    def report(news):
+        found.extend(one["step"] for one in news.get("steps", []) if "loss" in one["values"])
+        if found and found[-1] == 3 and not filled:
+            fill(disk)
+            filled.append(True)
+
+    with small_disk(tmp_path / "disk") as disk:
+        mine = work(disk / "run")
+        left = []
+        for _ in range(2):  # the second attempt begins on a full disk
+            with pytest.raises((OSError, SafetensorError), match=r"(?i)no space left"):
+                execute(mine, CPU, read, report)
+            left.append({path.relative_to(disk): path.stat().st_size for path in disk.rglob("*") if path.is_file()})
+            found.clear()
+        assert left[0] == left[1] and not any(".part" in str(path) for path in left[0])
+        assert checkpoint.position_of(checkpoint.find(mine.folder, "last")).step == 2
+        make_space(disk)
+        execute(mine, CPU, read, report)
+        assert sorted(set(found)) == list(range(1, 11))
 
 
 def test_a_run_that_has_ended_does_not_train_again(work, every_step_is_reported, tmp_path):

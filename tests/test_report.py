@@ -15,10 +15,12 @@ from raymsa.evaluation.metrics import PROFILES, constant_scores, measure
 from raymsa.queue import NewTask, put
 from raymsa.report.results import Results, as_json, results
 from raymsa.report.tables import render
+from raymsa.spec import check
 from raymsa.store import Store, records
 
 SCORE = {"kind": "regression"}
 CLASSES = {"kind": "classification", "classes": ["sad", "happy"]}
+TWO = {"trials": 2, "space": {"lora.rank": {"choice": [4, 8]}}}
 LABEL = [-2.0, -0.4, 0.0, 0.6, 1.8, 2.4]
 
 
@@ -32,8 +34,15 @@ def submit(
     store: Store, seeds: list[int], variants: dict[str, Any] | None = None, search: Any = None, task: Any = SCORE
 ) -> str:
     spec = {"name": "mosi", "dataset": {"task": task}, "readout": {"kind": "disc"}, "seeds": seeds}
-    spec |= {"variants": variants or {}, "search": search}
+    spec |= {"variants": variants or {}, "search": None}
+    if search:
+        spec = check(whole(search=search, seeds=seeds, task=task), "test").model_dump(mode="json")
     return put(store, "mosi", spec, [NewTask("run", {})], submitted_by="me", folder="/", git_commit=None)
+
+
+def whole(task: Any = SCORE, **sections: Any) -> dict[str, Any]:
+    data = {"kind": "synthetic", "name": "s", "task": task}
+    return {"name": "mosi", "model": {"path": "tiny"}, "dataset": data, "readout": {"kind": "disc"}, **sections}
 
 
 def enter(store: Store, job_id: str, variant: str, seed: int, group: str = "g") -> str:
@@ -177,7 +186,7 @@ def test_confusions_are_of_all_runs_of_a_variant_that_have_test_clips(store: Sto
 
 
 def test_of_a_search_the_best_setting_alone_has_its_confusion(store: Store) -> None:
-    job_id = submit(store, [1], search={"trials": 2}, task=CLASSES)
+    job_id = submit(store, [1], search=TWO, task=CLASSES)
     finish_class(store, enter(store, job_id, "disc", 1, group="aaaaaaaa"), 0.4)
     finish_class(store, enter(store, job_id, "disc", 1, group="bbbbbbbb"), 0.8)
     rows = results(store, job_id).rows
@@ -185,7 +194,7 @@ def test_of_a_search_the_best_setting_alone_has_its_confusion(store: Store) -> N
 
 
 def test_settings_of_a_search_are_not_averaged_with_each_other(store: Store) -> None:
-    job_id = submit(store, [1], search={"trials": 2})
+    job_id = submit(store, [1], search=TWO)
     finish(store, enter(store, job_id, "disc", 1, group="aaaaaaaa"), 0.1, 0.8)
     finish(store, enter(store, job_id, "disc", 1, group="bbbbbbbb"), 0.7, 0.4)
     rows = results(store, job_id).rows

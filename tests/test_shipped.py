@@ -44,7 +44,7 @@ def tracked() -> list[str]:
 def test_every_job_loads_and_is_named_after_its_file(path: Path) -> None:
     job = load_job(path)
     assert job.name == path.stem
-    assert len(runs(job)) == max(1, len(job.variants)) * len(job.seeds)
+    assert len(runs(job)) == (1 if job.search else max(1, len(job.variants)) * len(job.seeds))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=name)
@@ -224,7 +224,7 @@ def test_the_readmes_job_files_are_right(tmp_path: Path) -> None:
         "import raymsa.cli",
         "from raymsa.cli import main; main(['--help'], standalone_mode=False)",
         "from raymsa.cli import main; main(['submit', '--help'], standalone_mode=False)",
-        "import raymsa.cli.show, raymsa.cli.jobs, raymsa.cli.data, raymsa.cli.about",
+        "import raymsa.cli.show, raymsa.cli.jobs, raymsa.cli.data, raymsa.cli.about, raymsa.cli.keep",
         "from raymsa.cli import main\ntry: main(['list'])\nexcept SystemExit: pass",
         "from raymsa.cli import main\ntry: main(['kinds', '--json'])\nexcept SystemExit: pass",
     ],

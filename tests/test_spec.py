@@ -442,7 +442,7 @@ def test_a_variant_may_take_its_model_from_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_search_range_has_one_of_four_forms(tmp_path: Path, field: str, given: str, stored: dict[str, Any]) -> None:
-    found = job(tmp_path, f"search: {{trials: 3, space: {{{field}: {given}}}}}\n")
+    found = job(tmp_path, f"search: {{trials: 1, space: {{{field}: {given}}}}}\n")
     assert found.search.space == {field: stored}
     assert len(runs(found)) == 1
 
@@ -484,7 +484,7 @@ def test_a_search_range_has_one_of_four_forms(tmp_path: Path, field: str, given:
     ],
 )
 def test_a_wrong_search_range_is_one_line(tmp_path: Path, field: str, given: str, line: str) -> None:
-    path = write(tmp_path, WHOLE + f"search: {{trials: 3, space: {{{field}: {given}}}}}\n")
+    path = write(tmp_path, WHOLE + f"search: {{trials: 1, space: {{{field}: {given}}}}}\n")
     assert problem(path).startswith(line)
 
 
@@ -499,7 +499,7 @@ def test_a_search_range_can_be_set_from_the_command_line(tmp_path: Path) -> None
 
 
 def test_a_trial_is_the_template_with_its_values_checked_again(tmp_path: Path) -> None:
-    (template,) = runs(job(tmp_path, "search: {trials: 3, space: {lora.rank: {choice: [4]}}}\nseeds: [5]\n"))
+    (template,) = runs(job(tmp_path, "search: {trials: 1, space: {lora.rank: {choice: [4]}}}\nseeds: [5]\n"))
     made = trial(template, {"readout.max_new_tokens": 4, "lora.rank": 4, "readout.kind": "gen"})
     assert (made.spec.lora.rank, made.spec.readout.kind, made.spec.readout.max_new_tokens) == (4, "gen", 4)
     assert made.seed == 5

@@ -7,17 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import func, make_url, select, text
 
 from raymsa.errors import NotFound, StoreError, UsageError
 from raymsa.store import Store, migrations, queries, records, tables
-from tests import stores
+from tests import postgres, stores
 
+needs_a_server = pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing())
 PREDICTION = {"split": "test", "label": 1.0, "score": 0.5, "parsed": True, "in_range": True}
 
 
@@ -179,6 +181,50 @@ def test_a_full_disk_and_a_read_only_store_are_told_and_nothing_is_half_written(
             connection.exec_driver_sql("PRAGMA query_only=1")
             records.insert_event(connection, "small")
         assert queries.events(store) == []
+
+
+@needs_a_server
+def test_a_server_that_stops_is_told_in_one_line_and_what_was_committed_is_there_when_it_is_back() -> None:
+    with postgres.server() as server, postgres.database(server.url()) as url, Store.open(url) as store:
+        records.add_event(store, "before")
+        for how in ("fast", "immediate"):
+            _told(_stop_in_the_middle, store, server, how)
+            assert str(make_url(url).password) not in _told(records.add_event, store, "lost")
+            server.start()
+            records.add_event(store, f"after {how}")
+        assert [event.what for event in queries.events(store)] == ["before", "after fast", "after immediate"]
+
+
+def _stop_in_the_middle(store: Store, server: postgres.Server, how: Any) -> None:
+    with store.write() as connection:
+        records.insert_event(connection, "half")
+        server.stop(how)
+        records.insert_event(connection, "and half")
+
+
+def _told(do: Callable[..., None], *arguments: Any) -> str:
+    with pytest.raises(StoreError, match=r"connection .*check that the server runs") as caught:
+        do(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@needs_a_server
+def test_a_database_that_is_not_there_is_told_with_what_to_do() -> None:
+    with postgres.database() as url:
+        pass  # dropped again
+    _refused(url, r"does not exist \(make it first: createdb")
+
+
+def test_a_long_read_sees_one_moment_and_stops_nobody_from_writing(store: Store) -> None:
+    records.add_event(store, "before")
+    count = select(func.count()).select_from(tables.events)
+    with store.snapshot() as connection:
+        assert connection.execute(count).scalar() == 1
+        records.add_event(store, "meanwhile")
+        assert connection.execute(count).scalar() == 1
+    with store.snapshot() as connection:
+        assert connection.execute(count).scalar() == 2
 
 
 def test_an_exception_of_the_caller_rolls_back_and_stays_what_it_is(store: Store) -> None:

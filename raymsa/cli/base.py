@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from raymsa import __version__
-from raymsa.errors import RaymsaError
+from raymsa.errors import RaymsaError, UsageError
 from raymsa.home import store_url
-from raymsa.store import Store
 from raymsa.words import for_json
 
+if TYPE_CHECKING:
+    from raymsa.store import Store
+
 F = TypeVar("F", bound=Callable[..., Any])
+WORDS = "raymsa.words"  # in click's context: the command line as it was typed
 
 COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "submit": "jobs",
     "work": "jobs",
     "list": "show",
     "status": "show",
+    "top": "watch",
     "logs": "show",
     "results": "show",
+    "search": "search",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",
@@ -36,6 +42,8 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "store": "keep",
+    "metrics": "watch",
     "kinds": "about",
     "doctor": "about",
 }
@@ -55,6 +63,10 @@ class Commands(click.Group):
         module = importlib.import_module(f"raymsa.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -96,6 +108,62 @@ def store_option(command: F) -> F:
     )(command)
 
 
+CLUSTER = click.option(
+    "--cluster",
+    metavar="URL",
+    help="Do it on the head of a Ray cluster, in its store: http://HEAD:8265, its dashboard.",
+)
+
+
+def cluster_option(*always: str) -> Callable[[F], F]:
+    """`--cluster URL`: the same words, and those of `always`, are said on a cluster's head instead of here."""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def here_or_there(*arguments: Any, cluster: str | None, **options: Any) -> Any:
+            if cluster is None:
+                return command(*arguments, **options)
+            check_cluster(options)
+            from raymsa import remote
+
+            words = _without_cluster(click.get_current_context().meta[WORDS])
+            live = bool(options.get("follow"))
+            sys.exit(remote.run(cluster, [*words, *(w for w in always if w not in words)], out, complain, live=live))
+
+        return CLUSTER(here_or_there)  # type: ignore[return-value]
+
+    return decorate
+
+
+def check_cluster(options: dict[str, Any]) -> None:
+    """Raises UsageError for options that `--cluster` leaves no room for."""
+    for name, option in (("url", "--store"), ("address", "--address")):
+        if options.get(name) is not None:
+            raise UsageError(f"--cluster and {option} exclude each other: the head has its own")
+    if options.get("yes") is False:
+        raise UsageError("--cluster: nobody can be asked on the head; say --yes")
+
+
+def _without_cluster(words: list[str]) -> list[str]:
+    left = list(words)
+    for at, word in enumerate(words):
+        if word == "--cluster":
+            return left[:at] + left[at + 2 :]
+        if word.startswith("--cluster="):
+            return left[:at] + left[at + 1 :]
+    return left
+
+
+def out(text: str) -> None:
+    """What a command on a head printed, as it is."""
+    click.echo(text, nl=False)
+
+
+def complain(text: str) -> None:
+    """The same of its stderr."""
+    click.echo(text, nl=False, err=True)
+
+
 def json_option(command: F) -> F:
     """`--json`; the command gets `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)
@@ -103,6 +171,8 @@ def json_option(command: F) -> F:
 
 def open_store(url: str | None, create: bool = False) -> Store:
     """The store a command reads or writes."""
+    from raymsa.store import Store  # SQLAlchemy: most of the time that a quick command takes
+
     return Store.open(url or store_url(), create=create)
 
 

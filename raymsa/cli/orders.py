@@ -8,7 +8,7 @@ import time
 import click
 
 from raymsa import orders
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
 from raymsa.errors import Cancelled, NotFinished, RaymsaError, UsageError
 from raymsa.home import home, job_log, run_dir
 from raymsa.provenance import who
@@ -21,6 +21,7 @@ LOOK_S = 0.5
 @main.command("cancel", short_help="Take a job out, running or not.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def cancel_command(job: str, url: str | None, as_json: bool) -> None:
     """Cancel a job; a running task stops within seconds, its checkpoints stay."""
@@ -32,6 +33,7 @@ def cancel_command(job: str, url: str | None, as_json: bool) -> None:
 @main.command("pause", short_help="Stop a job with a checkpoint, until `resume`.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def pause_command(job: str, url: str | None, as_json: bool) -> None:
     """Pause a job: running trainings write a checkpoint and free their devices; `raymsa resume` goes on."""
@@ -44,6 +46,7 @@ def pause_command(job: str, url: str | None, as_json: bool) -> None:
 @click.argument("job", required=False)
 @click.option("--failed", is_flag=True, help="Failed tasks only, not cancelled ones; without JOB, of every failed job.")
 @store_option
+@cluster_option()
 @json_option
 def retry_command(job: str | None, failed: bool, url: str | None, as_json: bool) -> None:
     """Queue a job's failed and cancelled tasks again; finished runs are kept, others go on from their checkpoints."""
@@ -64,6 +67,7 @@ def retry_command(job: str | None, failed: bool, url: str | None, as_json: bool)
 @click.argument("job")
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up then, with exit code 101.")
 @store_option
+@cluster_option()
 def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
     """Wait until a job is over; leaves with its exit code (0 done, 1 failed, 103 cancelled, 101 not finished)."""
     store = open_store(url)
@@ -88,6 +92,7 @@ def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
 @click.option("--keep-files", is_flag=True, help="Leave its run folders and logs on the disk.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @store_option
+@cluster_option()
 @json_option
 def rm_command(job: str, keep_files: bool, yes: bool, url: str | None, as_json: bool) -> None:
     """Remove a job that is not running: its runs, numbers, predictions, checkpoints and logs."""

@@ -1,82 +1,90 @@
-"""Commands that read the store: list, status, logs, results."""
+"""Commands that read the store: list, status, logs, results. Quick ones: heavy imports are where they are used."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from raymsa import queue
-from raymsa.cli.base import json_option, main, open_store, print_json, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
-from raymsa.evaluation.metrics import CRITERIA
 from raymsa.home import job_log, run_dir
-from raymsa.store import Store, queries
-from raymsa.target import task_of
-from raymsa.words import duration
+from raymsa.words import duration, moment
 
-LAST_LINES = 8  # of a failed run's log, shown by status
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raymsa.report.status import Failure, Status
+    from raymsa.store import Store
+    from raymsa.store.overview import JobLine
+
+STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
 ENDED = ("done", "failed", "cancelled")
 
 
-@main.command("list", short_help="Every job.")
+@main.command("list", short_help="What is not finished, and the newest jobs.")
+@click.option("--all", "everything", is_flag=True, help="Every job.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Jobs in this state; may be repeated."
+)
 @store_option
+@cluster_option()
 @json_option
-def list_command(url: str | None, as_json: bool) -> None:
-    """Every job, the newest last: its state, its runs, when it was submitted."""
+def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_json: bool) -> None:
+    """Jobs that are not finished and the newest 20, the newest last: state, runs, when they were submitted."""
+    from raymsa.store import overview
+
     try:
-        store = open_store(url)
-        rows = [_summary(store, job) for job in queries.jobs(store)]
+        found = overview.listed(open_store(url), everything, states)
     except NotFound:  # nothing was ever submitted
-        rows = []
+        found = overview.Listed([], {})
     if as_json:
-        print_json(rows)
-        return
-    table = Table("job", "name", "state", "runs", "submitted", "by", box=None, pad_edge=False)
-    for row in rows:
-        runs = f"{row['runs'].get('done', 0)}/{row['planned']}"
-        when = f"{duration(time.time() - row['created_at'])} ago"
-        table.add_row(row["id"], row["name"], row["state"], runs, when, row["submitted_by"])
-    console().print(table if rows else "no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
+        print_json([asdict(job) for job in found.jobs])
+    elif found.jobs:
+        click.echo("\n".join(_list_lines(found.jobs)))
+    elif states:
+        click.echo(f"no job is {' or '.join(states)}")
+    else:
+        click.echo("no jobs yet; `raymsa submit jobs/demo.yaml` makes one")
+    if found.hidden:
+        left_out = ", ".join(f"{count:,} {state}" for state, count in sorted(found.hidden.items()))
+        say(f"not shown: {left_out}; --all shows every job, --state {next(iter(found.hidden))} those of one state")
 
 
 @main.command("status", short_help="What a job does now.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def status_command(job: str, url: str | None, as_json: bool) -> None:
-    """A job's tasks and runs: what runs where, how far it is, why something failed."""
+    """What runs where, how far it is, how long still, what it waits for, and why something failed."""
+    from raymsa.report.status import as_json as plain
+    from raymsa.report.status import status
+
     store = open_store(url)
-    found = queries.job(store, job)
-    tasks, runs = queries.tasks(store, found.id), queries.runs(store, found.id)
+    found = status(store, job)
     if as_json:
-        about = {"job": _summary(store, found), "tasks": [asdict(t) for t in tasks], "runs": [asdict(r) for r in runs]}
-        print_json({**about, "events": [asdict(e) for e in queries.events(store, found.id)]})
-        return
-    screen = console()
-    screen.print(f"job {found.id} ({found.name}): {queue.job_state(tasks)}, submitted by {found.submitted_by}")
-    screen.print(_task_table(tasks))
-    if runs:
-        screen.print(_run_table(runs))
-    for failed in (r for r in runs if r.state == "failed"):
-        screen.print(f"{failed.id} failed: {failed.error}", markup=False)
-        for line in _tail(run_dir(failed.id) / "log.txt"):
-            screen.print(f"  {line}", markup=False, highlight=False)
+        print_json(plain(store, found))
+    else:
+        click.echo("\n".join(_status_lines(found, width())))
 
 
 @main.command("logs", short_help="What a job or run wrote.")
 @click.argument("job_or_run")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
 @store_option
+@cluster_option()
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
+    from raymsa.queue import job_state
+    from raymsa.store import queries
+
     store = open_store(url)
     try:
         job_id = queries.job(store, job_or_run).id
@@ -87,18 +95,22 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
     if as_json:
         print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
         return
-    _print_log(path, (lambda: queue.job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
+    _print_log(path, (lambda: job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
 
 
 @main.command("results", short_help="A job's table.")
 @click.argument("job")
 @store_option
+@cluster_option()
 @json_option
 def results_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
+    from raymsa.queue import job_state
+    from raymsa.store import queries
+
     store = open_store(url)
     found = queries.job(store, job)
-    state = queue.job_state(queries.tasks(store, found.id))
+    state = job_state(queries.tasks(store, found.id))
     if state in ("queued", "running") and not any(r.state == "done" for r in queries.runs(store, found.id)):
         raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
     show_results(store, found.id, as_json)
@@ -125,45 +137,98 @@ def show_results(store: Store, job_id: str, as_json: bool) -> None:
 
 def console(markup: bool = False) -> Console:
     """Where tables are printed; without markup, because an error text may hold brackets."""
+    from rich.console import Console
+
     # A pipe has no width: 80 columns would fold every table.
     return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup)
 
 
-def _summary(store: Store, job: queries.Job) -> dict[str, Any]:
-    runs = queries.runs(store, job.id)
-    search = job.spec["search"]
-    planned = search["trials"] if search else len(job.spec["seeds"]) * max(1, len(job.spec["variants"]))
-    states = dict(Counter(run.state for run in runs))
-    about = {"id": job.id, "name": job.name, "state": queue.job_state(queries.tasks(store, job.id)), "runs": states}
-    return {**about, "planned": planned, "created_at": job.created_at, "submitted_by": job.submitted_by}
+def _list_lines(jobs: list[JobLine]) -> list[str]:
+    now = time.time()
+    rows = [("job", "name", "state", "runs", "submitted", "by")]
+    for job in jobs:
+        when = f"{duration(now - job.created_at)} ago"
+        rows.append((job.id, job.name, job.state, f"{job.runs.get('done', 0)}/{job.planned}", when, job.submitted_by))
+    return columns(rows, width())
 
 
-def _task_table(tasks: list[queries.Task]) -> Table:
-    table = Table("task", "state", "attempt", "driver", "for", "why", box=None, pad_edge=False)
-    for task in tasks:
-        end = task.finished_at or time.time()
-        took = duration(end - task.started_at) if task.started_at else ""
-        why = task.error or ("waits for the task before it" if task.state == "queued" and task.seq else "")
-        table.add_row(task.kind, task.state, f"{task.attempts}/{task.max_attempts}", task.driver or "", took, why)
-    return table
+def _status_lines(found: Status, most: int | None) -> Iterator[str]:
+    job, now = found.job, found.now
+    ago = duration(now - job.created_at)
+    yield from sentence(f"job {job.id} ({job.name}): {found.state}, submitted by {job.submitted_by} {ago} ago", most)
+    if found.left:
+        done = sum(run.state in ("done", "pruned") for run in found.runs)
+        yield from sentence(f"{done} of {found.planned} runs are over; {found.left}", most)
+    if found.deadline is not None:
+        yield from sentence(f"failed if not done by {moment(found.deadline, now)} ({_in(found.deadline - now)})", most)
+    yield ""
+    yield from columns(_task_rows(found), most)
+    for task in found.tasks:
+        if task.state == "running" and task.said:
+            yield from sentence(f"{task.kind}: {task.said}", most)
+    if found.runs:
+        yield ""
+        yield from columns(_run_rows(found), most)
+    if found.waits:
+        yield ""
+        for what, why in found.waits.items():
+            yield from sentence(f"{what} waits for {why}", most)
+    for failure in found.failures:
+        yield ""
+        yield from _failure_lines(failure, found, most)
 
 
-def _run_table(runs: list[queries.RunRow]) -> Table:
-    table = Table("run", "state", "epoch", "step", "valid", "attempts", "device time", box=None, pad_edge=False)
-    for run in runs:
+def _task_rows(found: Status) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("task", "state", "attempt", "driver", "since", "for")]
+    for task in found.tasks:
+        since = moment(task.started_at, found.now) if task.started_at else ""
+        took = duration((task.finished_at or found.now) - task.started_at) if task.started_at else ""
+        if task.state in ("queued", "paused"):  # an earlier attempt's
+            since = took = ""
+        attempt = f"{task.attempts}/{task.max_attempts}"
+        rows.append((task.kind, task.state, attempt, task.driver or "", since, took))
+    return rows
+
+
+def _run_rows(found: Status) -> list[tuple[str, ...]]:
+    from raymsa.evaluation.criteria import criterion_of
+    from raymsa.report.status import left_of
+
+    rule = criterion_of(found.job.spec)
+    valid_is = f"valid {rule.words}"
+    heading = ("run", "state", "where", "since", "epoch", "step", "left", valid_is, "attempts", "device time")
+    rows: list[tuple[str, ...]] = [heading]
+    for run in found.runs:
         step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
-        rule = CRITERIA[task_of(run.spec).profile]
-        valid = "" if run.valid_error is None else f"{rule.words} {rule.turned(run.valid_error):.4f}"
-        cells = (run.id, run.state, str(run.epoch or ""), step, valid, str(run.attempts), duration(run.device_s))
-        table.add_row(*cells)
-    return table
+        valid = "" if run.valid_error is None else f"{rule.turned(run.valid_error):.4f}"
+        where = since = left = ""
+        if run.state == "running":
+            where, since = run.place or "", moment(run.started_at or found.now, found.now)
+            left_s = left_of(run, found.now)
+            left = "" if left_s is None else duration(left_s)
+        facts = (str(run.epoch or ""), step, left, valid, str(run.attempts), duration(run.device_s))
+        rows.append((run.id, run.state, where, since, *facts))
+    return rows
 
 
-def _tail(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:] if path.exists() else []
+def _failure_lines(failure: Failure, found: Status, most: int | None) -> Iterator[str]:
+    times = f" {failure.times} times" if failure.times > 1 else ""
+    yield from sentence(f"{failure.what} failed{times}: {failure.words} ({failure.cause})", most)
+    yield from sentence(failure.error, most, "  ")
+    if failure.again_at is not None:
+        yield from sentence(f"tried again at {moment(failure.again_at, found.now)}", most, "  ")
+    elif found.state == "failed":
+        yield from sentence(f"not tried again by itself; raymsa retry {found.job.id}", most, "  ")
+    if failure.log_at:
+        yield from sentence(failure.log_at + (":" if failure.log else ""), most, "  ")
+    yield from (f"  | {line}" for line in failure.log)
 
 
-def _print_log(path: Path, over: Any) -> None:
+def _in(seconds: float) -> str:
+    return f"in {duration(seconds)}" if seconds > 0 else f"{duration(-seconds)} ago"
+
+
+def _print_log(path: Path, over: Callable[[], bool] | None) -> None:
     """Print a log; with `over`, go on until it says the job has ended and nothing more comes."""
     if not path.exists() and over is None:
         raise NotFound("nothing was logged yet")

@@ -7,6 +7,7 @@ what it has read; so the order is the plan's whatever the number of threads, and
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +126,9 @@ def share(groups: list[RowGroup], stop: Callable[[], bool] = lambda: False) -> t
                 made.end()
                 return None, "stopped while the clips were read"
         name = f"raymsa-clips-{uuid.uuid4().hex}"
-        holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(_places(packs, refs))
+        # Beside the driver, without which the session is over: any other node may go, and the places with it.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        holder = ray.remote(_Holder).options(name=name, num_cpus=0, label_selector=here).remote(_places(packs, refs))
         ray.get(holder.places.remote())
     except ray.exceptions.RayError as error:
         return None, f"every run streams its clips: sharing them failed ({' '.join(str(error).split())[:200]})"
@@ -263,6 +266,7 @@ def _refs(bundles: Iterator[Any]) -> Iterator[Any]:
 def _dataset(tasks: list[Any], block_bytes: int, bounded: bool) -> Any:
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every execution on stderr
     context = ray.data.DataContext.get_current().copy()  # prepare has settings of its own
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from raymsa.evaluation.criteria import CRITERIA as CRITERIA
+from raymsa.evaluation.criteria import Criterion as Criterion
 
 Scores = NDArray[np.float32]
 Metric = Callable[[Scores, Scores], float]
@@ -25,27 +28,7 @@ PROFILES: dict[str, dict[str, Metric]] = {"mosi": {}, "sims": {}, "classes": {}}
 SIMS_EDGES = {2: (0.0,), 3: (-0.1, 0.1), 5: (-0.7, -0.1, 0.1, 0.7)}
 
 
-class Criterion(NamedTuple):
-    """What decides on valid which model is kept. As an error it is lower when better, whatever the metric."""
-
-    metric: str
-    words: str
-    high_is_good: bool = False
-
-    def error(self, profile: str, score: ArrayLike, label: ArrayLike) -> float:
-        """The metric, or 1 minus it where a high one is good; NaN for no clips."""
-        return self.turned(measure(profile, score, label)[self.metric])
-
-    def turned(self, value: float) -> float:
-        """The metric's value as an error, and an error as the metric's value."""
-        return 1 - value if self.high_is_good else value
-
-
-CRITERIA = {
-    "mosi": Criterion("mae", "MAE"),
-    "sims": Criterion("mae", "MAE"),
-    "classes": Criterion("f1", "weighted F1", high_is_good=True),
-}
+LOW_IS_GOOD = ("mae",)  # metrics; of all others, a high value is good
 
 
 def measure(profile: str, score: ArrayLike, label: ArrayLike) -> dict[str, float]:

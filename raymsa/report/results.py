@@ -1,5 +1,8 @@
 """The results of a job: one row per variant, mean and sd over its seeds, what it cost, and what is not finished.
 
+Of a search, the rows are the settings that were confirmed with fresh seeds, over these seeds alone: the best of many
+trials was also the luckiest. Without such runs, the rows are its trials.
+
 `results` gathers, unrounded; `as_json` and report/tables.py show the same numbers. A run that is not done is listed,
 never left out in silence, and a NaN stays NaN: it is not skipped in a mean.
 """
@@ -13,22 +16,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, confusion, measure
+from raymsa.report.cells import FIRST
+from raymsa.report.search import Search, search
+from raymsa.report.spread import Spread, spread
+from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
 from raymsa.target import Classification, Regression, task_of
 from raymsa.words import for_json
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
 HEALTH = ("unparsable", "out_of_range")
-FIRST = ("mae", "corr")  # the numbers papers are compared by
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (ddof 1) over runs; sd is None for a single run."""
-
-    mean: float
-    sd: float | None
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,7 @@ class Results:
     classes: tuple[str, ...]
     rows: tuple[Row, ...]
     unfinished: tuple[Unfinished, ...]
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,10 @@ def results(store: Store, job_id: str) -> Results:
     runs = queries.runs(store, job.id)
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
     names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
-    rule = CRITERIA[profile]
+    rule = _rule(job.spec, profile)
     groups = _groups(job.spec, runs, done, rule)
     counted = 1 if job.spec.get("search") else len(groups)
+    left = [run for run in runs if run.state not in ("done", "pruned")]
     return Results(
         job_id=job.id,
         name=job.name,
@@ -119,8 +118,17 @@ def results(store: Store, job_id: str) -> Results:
             _row(rule, label, planned, mine, names, _confusion(store, task, mine) if at < counted else None)
             for at, (label, planned, mine) in enumerate(groups)
         ),
-        unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in runs if r.state != "done"),
+        unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in left),
+        search=search(store, job.id) if job.spec.get("search") else None,
     )
+
+
+def _rule(spec: Mapping[str, Any], profile: str) -> Criterion:
+    """What decides on valid: the task's criterion, or what a search was told to look for."""
+    if not spec.get("search"):
+        return CRITERIA[profile]
+    aim = aim_of(dict(spec))
+    return Criterion(aim.metric, aim.metric, aim.high_is_good)
 
 
 def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
@@ -139,9 +147,12 @@ def _groups(
     spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run], rule: Criterion
 ) -> list[tuple[str, int, list[_Run]]]:
     """(label, runs planned, finished runs) of each table row: a variant, or one setting of a search."""
-    variants = list(spec.get("variants") or {spec["readout"]["kind"]: {}})
     if spec.get("search"):
-        return _settings(runs, done, rule)
+        seed = spec["seeds"][0]
+        fresh = [run for run in runs if run.seed != seed]
+        mine = fresh or [run for run in runs if run.seed == seed and run.state != "pruned"]
+        return _settings(mine, done, rule, len(fresh) > 0)
+    variants = list(spec.get("variants") or {spec["readout"]["kind"]: {}})
     known = [*variants, *sorted({run.variant for run in runs} - set(variants))]
     seeds = len(spec["seeds"])
     return [
@@ -149,16 +160,15 @@ def _groups(
     ]
 
 
-def _settings(runs: list[queries.RunRow], done: list[_Run], rule: Criterion) -> list[tuple[str, int, list[_Run]]]:
-    """Trials of a search differ by more than the seed, so only runs of one group share a row; best on valid first."""
-    groups: dict[str, list[queries.RunRow]] = {}
+def _settings(
+    runs: list[queries.RunRow], done: list[_Run], rule: Criterion, confirmed: bool
+) -> list[tuple[str, int, list[_Run]]]:
+    """Trials of a search differ by more than the seed, so only runs of one setting share a row; best on valid first."""
+    groups: dict[str, list[str]] = {}
     for run in runs:
-        groups.setdefault(run.group_key, []).append(run)
-    rows = [
-        (f"{mine[0].variant} {key[:6]}", len(mine), [run for run in done if run.row.group_key == key])
-        for key, mine in groups.items()
-    ]
-    return sorted(rows, key=lambda row: min((_error(run, rule) for run in row[2]), default=math.inf))
+        groups.setdefault(run.variant if confirmed else f"{run.variant} {run.group_key[:6]}", []).append(run.id)
+    rows = [(label, len(ids), [run for run in done if run.row.id in ids]) for label, ids in groups.items()]
+    return sorted(rows, key=lambda row: statistics.fmean([_error(run, rule) for run in row[2]] or [math.inf]))
 
 
 def _row(
@@ -177,7 +187,7 @@ def _row(
         finished=len(runs),
         planned=planned,
         test=_spreads(names, test),
-        valid=_spread(run.finals["valid"][rule.metric] for run in runs if rule.metric in run.finals.get("valid", {})),
+        valid=spread(run.finals["valid"][rule.metric] for run in runs if rule.metric in run.finals.get("valid", {})),
         health=_spreads(HEALTH, test),
         device_s=statistics.fmean(run.row.device_s for run in runs) if runs else None,
         data_wait=statistics.fmean(waits) if waits else None,
@@ -190,17 +200,8 @@ def _row(
 
 
 def _spreads(names: Iterable[str], values: list[dict[str, float]]) -> dict[str, Spread]:
-    spreads = {name: _spread(v[name] for v in values if name in v) for name in names}
-    return {name: spread for name, spread in spreads.items() if spread is not None}
-
-
-def _spread(values: Iterable[float]) -> Spread | None:
-    found = list(values)
-    if not found:
-        return None
-    if any(map(math.isnan, found)):  # statistics.stdev would raise
-        return Spread(math.nan, math.nan if len(found) > 1 else None, len(found))
-    return Spread(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
+    spreads = {name: spread(v[name] for v in values if name in v) for name in names}
+    return {name: found for name, found in spreads.items() if found is not None}
 
 
 def _constant(test: list[dict[str, float]], names: tuple[str, ...]) -> dict[str, float]:

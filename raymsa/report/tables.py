@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raymsa.report.results import FIRST, HEALTH, Results, Spread
+from raymsa.report.cells import heading, number, spread_text
+from raymsa.report.cells import table as new_table
+from raymsa.report.results import HEALTH, Results
+from raymsa.report.search_tables import render_trials
 from raymsa.words import for_json
 
 
@@ -17,6 +19,8 @@ def render(found: Results, console: Console) -> None:
     """Print the tables: scores on test, confusions, cost, the run chosen on valid, and what is missing."""
     for table in [*_scores(found, console.width), *_confusions(found), _costs(found), *_chosen(found, console.width)]:
         console.print(table)
+    if found.search is not None:
+        render_trials(found.search, console)
     for run in found.unfinished:
         why = f": {run.error}" if run.error else ""
         console.print(escape(f"not finished: {run.run_id} ({run.variant}, seed {run.seed}) is {run.state}{why}"))
@@ -25,12 +29,12 @@ def render(found: Results, console: Console) -> None:
 def _scores(found: Results, width: int) -> Iterator[Table]:
     title = f"{found.name} ({found.job_id}): test, mean ± sd over seeds"
     for names in _side_by_side(found, width, cell=13):
-        table = _table(title, ["variant", "runs", *map(_heading, names)])
+        table = new_table(title, ["variant", "runs", *map(heading, names)])
         for row in found.rows:
-            cells = [_spread_text(name, row.test.get(name)) for name in names]
+            cells = [spread_text(name, row.test.get(name)) for name in names]
             table.add_row(escape(row.variant), f"{row.finished}/{row.planned}", *cells)
         for label, constant in _constants(found):
-            table.add_row(escape(label), "", *(_number(name, constant.get(name)) for name in names), style="dim")
+            table.add_row(escape(label), "", *(number(name, constant.get(name)) for name in names), style="dim")
         yield table
         title = ""
 
@@ -43,7 +47,7 @@ def _confusions(found: Results) -> Iterator[Table]:
         runs = "1 run" if row.finished == 1 else f"{row.finished} runs together"
         title = f"{row.variant}: test clips by true class (rows) and answer (columns), {runs}"
         said_none = any(line[-1] for line in row.confusion)
-        table = _table(title, ["", *map(escape, found.classes), *(["no class"] if said_none else [])])
+        table = new_table(title, ["", *map(escape, found.classes), *(["no class"] if said_none else [])])
         for name, line in zip(found.classes, row.confusion, strict=True):
             table.add_row(escape(name), *map(str, line if said_none else line[:-1]))
         yield table
@@ -67,13 +71,13 @@ def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
 
 def _costs(found: Results) -> Table:
     health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
-    headings = ["variant", "valid\n" + _heading(found.decides), *map(_heading, health)]
-    table = _table("cost", [*headings, "device\nmin/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
+    headings = ["variant", "valid\n" + heading(found.decides), *map(heading, health)]
+    table = new_table("cost", [*headings, "device\nmin/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
             escape(row.variant),
-            _spread_text(found.decides, row.valid),
-            *(_spread_text(name, row.health.get(name)) for name in health),
+            spread_text(found.decides, row.valid),
+            *(spread_text(name, row.health.get(name)) for name in health),
             "-" if row.device_s is None else f"{row.device_s / 60:.1f}",
             "-" if row.data_wait is None else f"{100 * row.data_wait:.0f}",
             "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}",
@@ -87,34 +91,9 @@ def _chosen(found: Results, width: int) -> Iterator[Table]:
         return
     title = "best run of each variant, chosen on valid; its numbers on test"
     for names in _side_by_side(found, width - 16, cell=7):  # the run's seed and its metric on valid stand in front
-        table = _table(title, ["run", "seed", "valid\n" + _heading(found.decides), *map(_heading, names)])
+        table = new_table(title, ["run", "seed", "valid\n" + heading(found.decides), *map(heading, names)])
         for best in (row.best for row in found.rows if row.best):
-            head = (best.run_id, str(best.seed), _number(found.decides, best.valid))
-            table.add_row(*map(escape, head), *(_number(name, best.test.get(name)) for name in names))
+            head = (best.run_id, str(best.seed), number(found.decides, best.valid))
+            table.add_row(*map(escape, head), *(number(name, best.test.get(name)) for name in names))
         yield table
         title = ""
-
-
-def _table(title: str, headings: list[str]) -> Table:
-    table = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
-    return table
-
-
-def _heading(name: str) -> str:
-    return name.replace("_", "\n") + ("" if name in FIRST else "\n%")
-
-
-def _spread_text(name: str, spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    sd = "" if spread.sd is None else f" ± {_number(name, spread.sd)}"
-    return _number(name, spread.mean) + sd
-
-
-def _number(name: str, value: float | None) -> str:
-    """Errors and correlations with three decimals, shares in percent with one, as papers print them."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if name in FIRST else f"{100 * value:.1f}"

@@ -3,12 +3,17 @@
 SQLite with many processes loses writes in its default mode (17 to 59 % measured with 16 writers: "database is locked").
 WAL, BEGIN IMMEDIATE for every write and a busy time-out of 30 s lost none. Setting WAL while others open the file
 fails in spite of the time-out, so a new store is made under another name, under a lock, and renamed when it is whole.
+A commit is handed to the kernel and not waited for (synchronous=NORMAL): a process that dies loses nothing, a machine
+that loses power may lose the last half minute, never the file. What is lost was of runs that stopped with the machine.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
+import random
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +25,19 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 
 from raymsa.errors import NotFound, StoreAway, StoreError
 from raymsa.store import migrations
+from raymsa.store.filesystem import network_mount
 
 BUSY_S = 30
-CONNECT_S = 10  # a PostgreSQL server that does not answer
+TURN_EVERY_S = 0.002  # between two tries to be SQLite's one writer; its own waits grow to 0.1 s, and some starve
+CLOCK_EVERY_S = 10.0
+# A PostgreSQL server whose machine has vanished: without these, a connection to it hangs for a quarter of an hour.
+GIVE_UP = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,  # ms
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+}
 MIGRATION_LOCK = 0x7261796D7361  # "raymsa": one advisory lock for all migrations of a PostgreSQL database
 
 # What a person can do about a driver's message; the first that matches is added to it.
@@ -35,11 +50,14 @@ HINTS = {
     "disk I/O": "check the disk's space and health",
     "locked": f"another process kept it busy for {BUSY_S} s",
     "File exists": "a file is where a folder should be",
+    "starting up": "try again in a moment",
+    "does not exist": "make it first: createdb NAME",
     "connection": "check that the server runs and the URL is right",
 }
 
 # Words of an error that may be gone in a minute: the server is down or starting, the file is locked, the disk is full.
 AWAY = ("connection", "connect", "starting up", "shutting down", "terminat", "locked", "is full", "disk I/O", "timeout")
+NEVER = ("authentication", "does not exist", "pg_hba")  # and of one that will not
 
 
 class Store:
@@ -48,6 +66,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writer = engine.execution_options(raymsa_write=True)
+        self._clock = (-math.inf, 0.0)  # when a server was last asked, and how far its clock is ahead of our boot
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
@@ -74,11 +93,29 @@ class Store:
         with _in_one_line(self.engine.url), self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One long read transaction that sees one moment of the store, however much is written. Raises StoreError."""
+        postgresql = self.engine.dialect.name == "postgresql"  # SQLite's reads are so by themselves
+        engine = self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
+        with _in_one_line(self.engine.url), engine.begin() as connection:
+            yield connection
+
     def now(self, connection: Connection) -> float:
         """UNIX seconds by the store's own clock, so that a driver whose clock is wrong takes nobody's lease away."""
         if connection.dialect.name == "postgresql":
-            return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+            return self._server_time(connection)
         return time.time()  # a file: everybody who opens it shares this machine's clock
+
+    def _server_time(self, connection: Connection) -> float:
+        """The server's clock, asked now and then: in between, a clock that nobody sets goes on from there."""
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)  # counts while the machine sleeps
+        asked_at, ahead = self._clock
+        if since_boot - asked_at > CLOCK_EVERY_S:
+            said = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+            since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+            self._clock = asked_at, ahead = since_boot, float(said) - since_boot
+        return since_boot + ahead
 
     def secret_url(self) -> str:
         """The whole URL, with its password: for a process of our own, never for people."""
@@ -143,11 +180,9 @@ def _kind(error: StatementError) -> type[StoreError]:
     """Whether waiting may help."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return StoreAway
-    return (
-        StoreAway
-        if isinstance(error, OperationalError) and any(part in str(error.orig) for part in AWAY)
-        else StoreError
-    )
+    words = str(error.orig)
+    away = isinstance(error, OperationalError) and any(part in words for part in AWAY)
+    return StoreAway if away and not any(part in words for part in NEVER) else StoreError
 
 
 def _one_line(url: URL, reason: str) -> str:
@@ -160,6 +195,7 @@ def _one_line(url: URL, reason: str) -> str:
 
 def _open_sqlite(url: URL, create: bool) -> Engine:
     path = Path(str(url.database)).absolute()
+    _refuse_network(url, path)
     if _is_absent(path):
         if not create:
             raise NotFound(f"no store at {path}; nothing was submitted yet")
@@ -177,6 +213,18 @@ def _open_sqlite(url: URL, create: bool) -> Engine:
         with _lock(path):
             _migrate(engine)
     return engine
+
+
+def _refuse_network(url: URL, path: Path) -> None:
+    mount = network_mount(path)
+    if mount is not None:
+        raise StoreError(
+            _one_line(
+                url,
+                f"{mount.point} is a network file system ({mount.kind}), where SQLite loses data; "
+                "name a file on a local disk, or a PostgreSQL database, with --store or RAYMSA_STORE",
+            )
+        )
 
 
 def _is_absent(path: Path) -> bool:
@@ -215,12 +263,32 @@ def _sqlite_engine(url: URL) -> Engine:
 def _prepare_sqlite_connection(connection: Any, _: object) -> None:
     connection.isolation_level = None  # python's sqlite3 would send its own deferred BEGIN
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that writes after reading fails at once when another has written, whatever the time-out.
-    writes = connection.get_execution_options().get("raymsa_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if not connection.get_execution_options().get("raymsa_write"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    raw: Any = connection.connection.dbapi_connection
+    until = time.monotonic() + BUSY_S
+    raw.execute("PRAGMA busy_timeout=0")
+    try:
+        while _another_writes(raw) and time.monotonic() < until:
+            time.sleep(random.uniform(0.5, 1.5) * TURN_EVERY_S)  # noqa: S311 (no secret)
+        if not raw.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # to say what is wrong
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
+
+
+def _another_writes(raw: Any) -> bool:
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    return False
 
 
 def _open_postgresql(url: URL, create: bool) -> Engine:
@@ -235,9 +303,9 @@ def _open_postgresql(url: URL, create: bool) -> Engine:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
+    give_up = {name: value for name, value in GIVE_UP.items() if name not in url.query}
     try:  # pre-ping: a server that was restarted costs nobody a transaction
-        return create_engine(url, connect_args=timeout, pool_pre_ping=True)
+        return create_engine(url, connect_args=give_up, pool_pre_ping=True)
     except ImportError:
         raise StoreError(_one_line(url, "PostgreSQL needs a driver: pip install 'raymsa[postgres]'")) from None
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Table, func, or_, select
+from sqlalchemy import Select, Table, select
 
 from raymsa.errors import NotFound, UsageError
 from raymsa.store import tables
 from raymsa.store.engine import Store
 
 CANDIDATES = 8  # named when a prefix fits several
+LAST = "\U0010ffff"  # no character comes after it
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,11 @@ def jobs(store: Store) -> list[Job]:
 def job(store: Store, prefix: str) -> Job:
     """The job with this id, the start of an id, or name. Raises NotFound, or UsageError when several fit."""
     table = tables.jobs
-    fits = or_(_starts(table, prefix), table.c.name == prefix)
-    found = _rows(store, Job, select(table).where(fits).order_by(table.c.created_at, table.c.id))
-    return _only([(row.id, f"{row.id} ({row.name})", row) for row in found], prefix, "job")
+    fits = _starting(store, table, prefix).union(select(table.c.id).where(table.c.name == prefix))
+    found = select(table.c.id, table.c.name).where(table.c.id.in_(fits)).order_by(table.c.created_at, table.c.id)
+    with store.read() as connection:  # ids first: specs are long, and a name may fit thousands
+        shown = [(row.id, f"{row.id} ({row.name})") for row in connection.execute(found)]
+    return _whole(store, Job, table, _only(shown, prefix, "job"))
 
 
 def job_states(store: Store, job_id: str | None = None) -> dict[str, set[str]]:
@@ -177,10 +180,8 @@ def running_tasks(store: Store) -> list[Task]:
 def awaited(store: Store, job_id: str) -> list[Task]:
     """What a job's tasks wait for: tasks of other jobs that are not done."""
     waits, mine, other = tables.waits, tables.tasks.alias("mine"), tables.tasks
-    linked = (
-        select(other).distinct().join(waits, waits.c.after_id == other.c.id).join(mine, mine.c.id == waits.c.task_id)
-    )
-    foreign = linked.where(mine.c.job_id == job_id, other.c.job_id != job_id, other.c.state != "done")
+    linked = select(waits.c.after_id).join(mine, mine.c.id == waits.c.task_id).where(mine.c.job_id == job_id)
+    foreign = select(other).where(other.c.id.in_(linked), other.c.job_id != job_id, other.c.state != "done")
     return _rows(store, Task, foreign.order_by(other.c.id))
 
 
@@ -207,13 +208,32 @@ def runs(store: Store, job_id: str | None = None) -> list[RunRow]:
 
 def run(store: Store, prefix: str) -> RunRow:
     """The run with this id or the start of an id. Raises NotFound, or UsageError when several fit."""
-    found = _rows(store, RunRow, select(tables.runs).where(_starts(tables.runs, prefix)).order_by(tables.runs.c.id))
-    return _only([(row.id, row.id, row) for row in found], prefix, "run")
+    with store.read() as connection:
+        found = sorted(connection.execute(_starting(store, tables.runs, prefix)).scalars())
+    return _whole(store, RunRow, tables.runs, _only([(id_, id_) for id_ in found], prefix, "run"))
 
 
 def steps(store: Store, run_id: str) -> list[Step]:
     """What a run reported while it trained, in order of steps."""
     return _rows(store, Step, _of(tables.steps, run_id=run_id).order_by(tables.steps.c.step, tables.steps.c.name))
+
+
+def by_epoch(store: Store, job_id: str, name: str) -> dict[str, dict[int, float]]:
+    """What a job's runs reported under one name after their epochs: run -> epoch -> value, in order."""
+    table, of = tables.steps, tables.runs
+    told = select(table.c.run_id, table.c.epoch, table.c.value).join(of, of.c.id == table.c.run_id)
+    result: dict[str, dict[int, float]] = {}
+    with store.read() as connection:
+        for row in connection.execute(told.where(of.c.job_id == job_id, table.c.name == name).order_by(table.c.step)):
+            result.setdefault(row.run_id, {})[row.epoch] = row.value
+    return result
+
+
+def done_on(store: Store, data_digest: str) -> list[RunRow]:
+    """The finished runs of all jobs on these clips, oldest first."""
+    table = tables.runs
+    found = _of(table, state="done", data_digest=data_digest)
+    return _rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
 
 
 def finals(store: Store, run_id: str) -> dict[str, dict[str, float]]:
@@ -252,20 +272,29 @@ def _rows(store: Store, row_type: type[Row], statement: Select[Any]) -> list[Row
         return [row_type(**row._mapping) for row in connection.execute(statement)]
 
 
-def _starts(table: Table, prefix: str) -> ColumnElement[bool]:
-    # Not LIKE: it ignores case on SQLite only. Not a range: PostgreSQL's order depends on the locale.
-    return func.substr(table.c.id, 1, len(prefix)) == prefix
+def _whole(store: Store, row_type: type[Row], table: Table, row_id: str) -> Row:
+    rows = _rows(store, row_type, _of(table, id=row_id))
+    if not rows:
+        raise NotFound(f"{row_id} was removed from the store just now")
+    return rows[0]
 
 
-def _only(found: Sequence[tuple[str, str, Row]], prefix: str, noun: str) -> Row:
-    """The one row that fits; an id given in full wins. Each is (id, how to show it, row)."""
-    exact = [row for row_id, _, row in found if row_id == prefix]
-    if exact:
-        return exact[0]
+def _starting(store: Store, table: Table, prefix: str) -> Select[Any]:
+    """Ids with this beginning, from the index of ids alone."""
+    if store.engine.dialect.name == "sqlite":  # whose LIKE ignores case, and no index then
+        return select(table.c.id).where(table.c.id.between(prefix, prefix + LAST))
+    # Not a range: PostgreSQL's order depends on the locale.
+    return select(table.c.id).where(table.c.id.startswith(prefix, autoescape=True))
+
+
+def _only(found: Sequence[tuple[str, str]], prefix: str, noun: str) -> str:
+    """The one id that fits; an id given in full wins. Each is (id, how to show it)."""
+    if any(row_id == prefix for row_id, _ in found):
+        return prefix
     if not prefix or not found:
         raise NotFound(f"no {noun} {prefix!r} in the store")
     if len(found) > 1:
-        shown = ", ".join(label for _, label, _ in found[:CANDIDATES])
+        shown = ", ".join(label for _, label in found[:CANDIDATES])
         more = f" and {len(found) - CANDIDATES} more" if len(found) > CANDIDATES else ""
         raise UsageError(f"{prefix!r} could be {shown}{more}; give more of the id")
-    return found[0][2]
+    return found[0][0]

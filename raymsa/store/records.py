@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from raymsa.errors import NotFound
 from raymsa.store.engine import Store
@@ -18,6 +17,7 @@ from raymsa.store.tables import artifacts as artifacts_table
 from raymsa.store.tables import events, finals, predictions, runs, steps
 from raymsa.store.tables import tasks as tasks_table
 
+_EVENT = events.insert()
 NEW_RUN = {"state": "queued", "attempts": 0, "wall_s": 0.0, "device_s": 0.0}
 
 
@@ -27,7 +27,8 @@ def create_runs(store: Store, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
             insert = _dialect(connection).insert(runs).values({**NEW_RUN, **row})
             if connection.execute(insert.on_conflict_do_nothing(index_elements=["id"])).rowcount:
-                insert_event(connection, "queued", run_id=row["id"], job_id=row["job_id"], task_id=row.get("task_id"))
+                about = {"run_id": row["id"], "job_id": row["job_id"], "task_id": row.get("task_id")}
+                insert_event(connection, "queued", at=store.now(connection), **about)
 
 
 def start_run(store: Store, run_id: str, *, who: str = "", **facts: Any) -> None:
@@ -36,7 +37,7 @@ def start_run(store: Store, run_id: str, *, who: str = "", **facts: Any) -> None
     with store.write() as connection:
         at = {"started_at": store.now(connection), "finished_at": None, "error": None, "cause": None}
         _set(connection, run_id, **{**begun, **at, **facts})
-        _run_event(connection, run_id, "running", who=who)
+        _run_event(store, connection, run_id, "running", who=who)
 
 
 def update_run(store: Store, run_id: str, **facts: Any) -> None:
@@ -89,7 +90,7 @@ def finish_run(
             _set(connection, run_id, **facts)
         if before != "done":
             _set(connection, run_id, state="done", finished_at=store.now(connection), error=None, left_s=None)
-            _run_event(connection, run_id, "done", who=who)
+            _run_event(store, connection, run_id, "done", who=who)
 
 
 def fail_run(
@@ -105,7 +106,7 @@ def fail_run(
             return
         _set(connection, run_id, **failed, **end)
         later = "" if again_s is None else f"; again in {again_s:.0f} s"
-        _run_event(connection, run_id, state, detail=f"{cause}: {error}{later}", who=who)
+        _run_event(store, connection, run_id, state, detail=f"{cause}: {error}{later}", who=who)
 
 
 def set_run_state(
@@ -118,13 +119,13 @@ def set_run_state(
         if before != state:
             end = store.now(connection) if over else None
             _set(connection, run_id, state=state, error=error, finished_at=end, left_s=None)
-            _run_event(connection, run_id, state, detail=error or detail, who=who)
+            _run_event(store, connection, run_id, state, detail=error or detail, who=who)
 
 
 def add_event(store: Store, what: str, **about: Any) -> None:
     """One line of history, in a transaction of its own: see `insert_event`."""
     with store.write() as connection:
-        insert_event(connection, what, **about)
+        insert_event(connection, what, **{"at": store.now(connection), **about})
 
 
 def insert_event(
@@ -141,7 +142,7 @@ def insert_event(
     """One line of history, in the transaction of the change it tells of."""
     about = {"job_id": job_id, "task_id": task_id, "run_id": run_id}
     when = time.time() if at is None else at
-    connection.execute(events.insert().values(at=when, what=what, detail=detail, who=who, **about))
+    connection.execute(_EVENT, {"at": when, "what": what, "detail": detail, "who": who, **about})
 
 
 def _set(connection: Connection, run_id: str, **values: Any) -> None:
@@ -156,12 +157,19 @@ def _state(connection: Connection, run_id: str) -> str:
     return str(state)
 
 
-def _run_event(connection: Connection, run_id: str, what: str, detail: str = "", who: str = "") -> None:
+def _run_event(store: Store, connection: Connection, run_id: str, what: str, detail: str = "", who: str = "") -> None:
     """The driver that holds the run's task is who did it, unless somebody else is named."""
     holder = select(runs.c.job_id, runs.c.task_id, tasks_table.c.driver).outerjoin_from(runs, tasks_table)
     job_id, task_id, driver = connection.execute(holder.where(runs.c.id == run_id)).one()
     insert_event(
-        connection, what, job_id=job_id, task_id=task_id, run_id=run_id, detail=detail, who=who or driver or ""
+        connection,
+        what,
+        at=store.now(connection),
+        job_id=job_id,
+        task_id=task_id,
+        run_id=run_id,
+        detail=detail,
+        who=who or driver or "",
     )
 
 
@@ -189,4 +197,6 @@ def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) ->
 
 def _dialect(connection: Connection) -> Any:
     """Both say ON CONFLICT, but SQLAlchemy has it in each dialect's own insert."""
-    return postgresql if connection.dialect.name == "postgresql" else sqlite
+    from importlib import import_module  # of one of them: the other's import takes longer than `raymsa status`
+
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}")

@@ -126,6 +126,8 @@ tasks = Table(
 )
 # A claim reads this in order and stops at the first task that may start.
 Index("ix_tasks_claim", tasks.c.state, tasks.c.priority.desc(), tasks.c.id)
+# Each claim looks for what is too late: it must not read all that is queued.
+Index("ix_tasks_late", tasks.c.state, tasks.c.deadline)
 
 # A task starts when every task it waits for is done; those of its own job and of others alike.
 waits = Table(

@@ -28,13 +28,20 @@ T = TypeVar("T")
 
 
 def save(run: Path, name: str, student: Student, position: Position, optimizer: torch.optim.Optimizer | None) -> Path:
-    """Write `<run>/<name>-<step>` and remove older ones of that name; returns the folder."""
+    """Write `<run>/<name>-<step>` and remove older ones of that name; returns the folder.
+
+    Raises OSError where it cannot be written: the older ones are as they were then.
+    """
     final = run / f"{name}-{position.step:06d}"
     for left in run.glob(f".{name}-*.part"):  # of a process that was killed
         shutil.rmtree(left)
     part = run / f".{final.name}.part"
     part.mkdir(parents=True)
-    _write(part, student, position, optimizer)
+    try:
+        _write(part, student, position, optimizer)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # it may be what fills the disk
+        raise
     if final.exists():  # a run that goes on from an older point comes by again
         shutil.rmtree(final)
     part.rename(final)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch,
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
 from raymsa.errors import DataError, OutOfMemory, Stopped
+from raymsa.evaluation.metrics import measure
+from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
@@ -30,6 +33,7 @@ from raymsa.training import checkpoint
 from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
+from raymsa.training.room import wait_for_room
 from raymsa.training.student import Student
 from raymsa.words import duration
 
@@ -64,10 +68,11 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     aim = target(work.manifest, work.spec.dataset.task)
     plan = planned(work, position)
     with closing(stream(plan.passes)) as clips:  # reading begins while the model is loaded
+        _wait_for_room(work, device)
         student = build(work.spec, aim, device, last)
         collate = collate_for(student, work.spec)
-        watch = _Watch(work.folder, student, report, position, work.stopping)
-        feed = _feed(work, student, collate, clips, plan)
+        watch = _Watch(work, student, report, position)
+        feed = _feed(work, student, collate, clips, plan, watch)
         total = feed.steps_per_epoch * work.spec.train.epochs
         report({"trainable_parameters": student.trainable(), "steps_total": total, "resumed_at": position.step})
         watch.log(clips.about(WINDOWS_HELD * work.spec.train.window_clips))
@@ -76,17 +81,16 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
         best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
         checkpoint.load_weights(best, student)
-        try:
-            _score(work, student, collate, clips, plan, watch)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in NO_MEMORY):
-                raise
-            advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
-            raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
+        _score(work, student, collate, clips, plan, watch)
     if (wait := position.data_wait()) is not None:
         watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
     ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
     report({"memory_bytes": memory_bytes(device), **ended})
+
+
+def _wait_for_room(work: Work, device: torch.device) -> None:
+    if device.type == "cuda":  # the run before may still be leaving
+        wait_for_room(lambda: torch.cuda.mem_get_info(device), partial(_log, work.folder))
 
 
 def _keep_to_the_data(work: Work, last: Path | None) -> None:
@@ -98,7 +102,7 @@ def _keep_to_the_data(work: Work, last: Path | None) -> None:
             f"{work.shards}: holds data {work.manifest.digest}, but this run has seen data {before}; "
             "submit the job anew, or put the shards back"
         )
-    mark.write_text(work.manifest.digest, encoding="utf-8")
+    write_at_once(mark, work.manifest.digest)  # half of it would be other clips
 
 
 class Planned(NamedTuple):
@@ -149,7 +153,7 @@ def collate_for(student: Student, spec: Any) -> Collate:
     return Collate(encoder, student.readout)
 
 
-def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned) -> Feed:
+def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:
     """The training loop's view of the plan: for every epoch a train pass and a valid pass."""
     train = work.spec.train
     per_epoch = steps_in(plan.train_clips, train.window_clips, train.batch_clips)
@@ -161,7 +165,11 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
         return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
     def valid_error() -> float:
-        return error_of(student, _scored(work, student, collate, clips.of(next(valid))))
+        found = list(_scored(work, student, collate, clips.of(next(valid))))
+        watch.valid = measure(
+            student.target.profile, [one.reading.score for one in found], [one.label for one in found]
+        )
+        return student.rule.turned(watch.valid[student.rule.metric])
 
     return Feed(epoch_steps, per_epoch, valid_error)
 
@@ -183,10 +191,22 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
 
 
 def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
-    for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
-        if work.stopping():
-            raise Stopped("stopped while clips were scored")
-        yield prediction
+    try:
+        for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
+            if work.stopping():
+                raise Stopped("stopped while clips were scored")
+            yield prediction
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+        advice = f"lower train.batch_tokens (now {work.spec.train.batch_tokens})"
+        raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
+
+
+def _log(folder: Path, line: str) -> None:
+    # A full disk must not end what the line only tells of.
+    with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
 def _shown(student: Student, error: float) -> str:
@@ -196,21 +216,19 @@ def _shown(student: Student, error: float) -> str:
 class _Watch:
     """The loop's listener: log lines, reports, checkpoints."""
 
-    def __init__(
-        self, folder: Path, student: Student, report: Report, start: Position, stopping: Callable[[], bool]
-    ) -> None:
-        self._folder, self._student, self._report = folder, student, report
-        self.stopping = stopping
+    def __init__(self, work: Work, student: Student, report: Report, start: Position) -> None:
+        self._folder, self._train, self._student, self._report = work.folder, work.spec.train, student, report
+        self.stopping = work.stopping
+        self.valid: dict[str, float] = {}  # all metrics of the latest epoch
         self._device = student.thinker.device
-        self._file = folder / "steps.jsonl"
+        self._file = work.folder / "steps.jsonl"
         # What was done before the checkpoint is told again: the report of it may have died with the worker.
         self._pending = [entry for entry in self._kept() if entry["step"] <= start.step]
-        self._file.write_text("".join(json.dumps(entry) + "\n" for entry in self._pending))
+        write_at_once(self._file, "".join(json.dumps(entry) + "\n" for entry in self._pending))
         self._told = time.monotonic()
 
     def log(self, line: str) -> None:
-        with (self._folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        _log(self._folder, line)
 
     def step(self, progress: Progress) -> None:
         p = progress.position
@@ -221,7 +239,7 @@ class _Watch:
 
     def epoch(self, position: Position, optimizer: torch.optim.Optimizer, valid_error: float, best: bool) -> None:
         rule = self._student.rule
-        values = {f"valid_{rule.metric}": rule.turned(valid_error)}
+        values = {f"valid_{name}": value for name, value in self.valid.items()}
         self._keep({"step": position.step, "epoch": position.epoch, "values": values})
         if best:
             checkpoint.save(self._folder, "best", self._student, position, None)
@@ -230,7 +248,8 @@ class _Watch:
         best_value = rule.turned(position.best_valid_error)
         line += " (best so far)" if best else f" (best {best_value:.4f}, epoch {position.best_epoch})"
         best_so_far = {"best_epoch": position.best_epoch, "best_valid_error": position.best_valid_error}
-        self._tell(line, valid_error=valid_error, epoch=position.epoch, **best_so_far)
+        last = position.epoch == self._train.epochs or position.stale() >= self._train.patience
+        self._tell(line, valid_error=valid_error, epoch=position.epoch, last=last, **values, **best_so_far)
 
     def pause(self, position: Position, optimizer: torch.optim.Optimizer) -> None:
         checkpoint.save(self._folder, "last", self._student, position, optimizer)

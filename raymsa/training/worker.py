@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from raymsa.causes import cause_of
-from raymsa.errors import RaymsaError, Stopped
+from raymsa.errors import Lost, RaymsaError, Stopped
+from raymsa.place import write_at_once
 
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
 ONCE = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
-START_TIMEOUT_S = "10000000"  # a device may be busy for days: a run waits for it and does not fail
 STOP_EVERY_S, PREEMPTION_EVERY_S = 0.5, 5.0
 ERROR_LINE = re.compile(r"[A-Za-z_.]+(Error|Exception)[^:]*: .")
 
 
 def trial(config: dict[str, Any]) -> None:
     """The body of a Tune trial: make the run `config["work"]` in a Ray Train worker, passing its reports to Tune."""
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = START_TIMEOUT_S
     from ray import tune
     from ray.train import TrainingFailedError
 
@@ -87,8 +86,10 @@ def train(work: dict[str, Any]) -> None:
     from ray.util import get_current_placement_group
 
     _be_quiet()
-    Path(work["folder"]).mkdir(parents=True, exist_ok=True)
-    _log(work, f"worker process {os.getpid()} on {socket.gethostname()}")
+    with suppress(OSError):  # a full disk is told below
+        Path(work["folder"]).mkdir(parents=True, exist_ok=True)
+    node = ray.get_runtime_context().get_node_id()
+    _log(work, f"worker process {os.getpid()} on {socket.gethostname()}, on node {node}")
     cost = _Cost()
     group = get_current_placement_group()
 
@@ -107,12 +108,22 @@ def train(work: dict[str, Any]) -> None:
     except RaymsaError as error:
         _log(work, f"failed: {error}")
         report({"error": str(error), "cause": error.cause})
-    except Exception as error:  # a fault of ours or of a library: the whole trace belongs into the log
+    except Exception as error:
+        report(_told(work, error))
+
+
+def _told(work: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """What is reported of an error that is not ours; the whole trace of a fault belongs into the log."""
+    cause = cause_of(error)
+    if cause == "disk":
+        said = f"no space left on the disk of {work['folder']}; free some: it goes on from its last checkpoint"
+        _log(work, f"failed: {said}")
+    else:
         logging.exception("run %s", work["run_id"])
         _log(work, f"failed: {_trace()}")
         reason = " ".join(str(error).split())[:500]
         said = f"{type(error).__name__}: {reason}; see `raymsa logs {work['run_id']}`"
-        report({"error": said, "cause": cause_of(error)})
+    return {"error": said, "cause": cause}
 
 
 def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
@@ -126,20 +137,30 @@ def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
     mark = Path(work["folder"]) / "wanted"
     stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
     spec, mine = JobSpec.model_validate(work["spec"]), Path(work["folder"])
-    made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"])))
+    made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"]), mine / "worker"))
     execute(made, device, stream, report)
 
 
 class _Asked:
-    """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken."""
+    """Whether somebody wants the run to end: its driver made a file, or Ray says that the machine will be taken.
 
-    def __init__(self, mark: Path) -> None:
+    Raises Lost when another worker has the run. Where a cluster lost its head, its workers do not hear of it for a
+    minute, and a new driver may have begun meanwhile: two must not write one run's checkpoints.
+    """
+
+    def __init__(self, mark: Path, owner: Path) -> None:
         self._mark, self._stop, self._looked, self._asked_ray = mark, False, 0.0, time.monotonic()
+        self._owner, self._name = owner, uuid.uuid4().hex
+        with suppress(OSError):
+            write_at_once(owner, self._name)
 
     def __call__(self) -> bool:
         now = time.monotonic()
         if not self._stop and now - self._looked > STOP_EVERY_S:
             self._looked = now
+            with suppress(OSError):
+                if self._owner.read_text() not in ("", self._name):
+                    raise Lost("another worker has the run; this one ends without a checkpoint")
             self._stop = self._mark.exists() or self._preempted(now)
         return self._stop
 

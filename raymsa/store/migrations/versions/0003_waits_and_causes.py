@@ -28,6 +28,7 @@ def _tasks() -> None:
         op.add_column("tasks", sa.Column(column, sa.Text))
     op.execute("UPDATE tasks SET asked = 'cancelled' WHERE cancel_requested")
     op.drop_column("tasks", "cancel_requested")
+    op.create_index("ix_tasks_late", "tasks", ["state", "deadline"])
 
 
 def _waits() -> None:

@@ -1,0 +1,110 @@
+"""A search on the screen: what was confirmed, what mattered, every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raymsa.report.cells import heading, number, spread_text, table
+from raymsa.report.search import Search
+from raymsa.space import Values
+from raymsa.trials import Trial
+
+WORDS = {"pruned": "ended early"}  # of states, for people
+
+
+def render_search(found: Search, console: Console) -> None:
+    """Print a whole search: the best settings, importances, the trials."""
+    way = "high" if found.high_is_good else "low"
+    states = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in found.states.items())
+    console.print(
+        escape(
+            f"search of {found.name} ({found.job_id}): {found.algorithm}, early end by {found.scheduler}; {way} valid "
+            f"{found.metric} is good; {len(found.trials)} of {found.planned} trials: {states or 'none yet'}"
+        )
+    )
+    for made in _confirmed(found):
+        console.print(made)
+    console.print(escape(_verdict(found)))
+    if found.importance is not None:
+        shares = ", ".join(f"{field} {share:.2f}" for field, share in found.importance.items())
+        console.print(escape(f"importance for the best tenth (PED-ANOVA): {shares}"))
+    else:
+        console.print("importance: too few trials went to their end, or all gave the same")
+    render_trials(found, console)
+    for one in (one for one in found.trials if one.error):
+        console.print(escape(f"{one.name} is {one.state}: {one.error}"))
+
+
+def render_trials(found: Search, console: Console) -> None:
+    """Print the trials alone, the best first; one seed each, so none of them is a result."""
+    early = [one for one in found.trials if one.state == "pruned"]
+    ranked = {one.run_id: at for at, one in enumerate(found.best)}
+    rows = sorted(found.trials, key=lambda one: (ranked.get(one.run_id, len(ranked)), one.number))
+    fields = _fields(rows)
+    title = f"trials, each with seed {found.seed}: for choosing"
+    made = table(title, ["trial", "valid\n" + heading(found.metric), "best\nepoch", "epochs", *fields, "state"])
+    for one in rows:
+        epochs = str(max(one.epochs, default=0))
+        best = "-" if one.best_epoch is None else str(one.best_epoch)
+        cells = [number(found.metric, one.objective), best, epochs, *_values(one.values, fields), _state(one)]
+        made.add_row(*map(escape, [one.name, *cells]))
+    console.print(made)
+    if early:
+        shown = ", ".join(f"{one.name} after epoch {one.stopped_at()}" for one in early)
+        console.print(escape(f"ended early by {found.scheduler}: {shown}"))
+
+
+def _confirmed(found: Search) -> Iterator[Table]:
+    if not found.confirmed:
+        return
+    fields = _fields(found.confirmed)
+    title = f"confirmed: valid {found.metric}, mean ± sd over fresh seeds"
+    made = table(title, ["setting", "valid\n" + heading(found.metric), "runs", "as a\ntrial", *fields])
+    for one in found.confirmed:
+        name = f"{one.name} (default)" if one.is_default and one.name != "default" else one.name
+        runs = f"{one.valid.runs if one.valid else 0}/{one.planned}"
+        cells = [spread_text(found.metric, one.valid), runs, number(found.metric, one.searched)]
+        made.add_row(*map(escape, [name, *cells, *_values(one.values, fields)]))
+    yield made
+
+
+def _verdict(found: Search) -> str:
+    """Whether the search was worth it, in a line."""
+    if not found.confirmed:
+        todo = "they are not confirmed yet" if found.to_confirm else "`search.confirm` would run them with fresh seeds"
+        return f"the best of {len(found.trials)} trials on one seed are also the luckiest; {todo}"
+    left = sum(one.planned - (one.valid.runs if one.valid else 0) for one in found.confirmed)
+    if left:
+        return f"not confirmed yet: {left} runs with fresh seeds are not done"
+    first = found.confirmed[0]
+    default = next((one for one in found.confirmed if one.is_default), None)
+    if first is default:
+        return "the file's own settings were not beaten on fresh seeds"
+    means = [number(found.metric, one.valid.mean) for one in (first, default) if one is not None and one.valid]
+    return f"best on fresh seeds: {first.name}, valid {found.metric} " + " against the file's own ".join(means)
+
+
+def _fields(rows: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(field for row in rows for field in row.values))
+
+
+def _values(values: Values, fields: list[str]) -> list[str]:
+    return [_value(values[field]) if field in values else "-" for field in fields]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _state(one: Trial) -> str:
+    if one.state == "pruned":
+        return f"ended early after epoch {one.stopped_at()}"
+    return one.state
