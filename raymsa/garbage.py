@@ -22,12 +22,12 @@ from raymsa.searchspec import aim_of
 from raymsa.space import Space
 from raymsa.spec import check
 from raymsa.store import Store, queries
+from raymsa.store.states import UNFINISHED
 from raymsa.store.tables import runs, tasks
 from raymsa.trials import best, template_of, trials
 
 CHECKPOINT = re.compile(r"\.?(best|last)-\d+(\.part)?")  # see training/checkpoint.py; .part: of a killed process
 BAD = {"failed": "failed", "cancelled": "cancelled", "pruned": "stopped early"}
-PENDING = ("queued", "running", "paused")
 CLOCKS_S = 600  # by which the clocks of a store and of a disk may differ
 AT_ONCE = 500  # runs asked for in one statement
 
@@ -118,7 +118,7 @@ def _job(store: Store, job_id: str, keep: int) -> _Job:
     with store.read() as connection:
         mine = connection.execute(select(*columns).where(runs.c.job_id == job_id).order_by(runs.c.id)).all()
         work = connection.execute(select(tasks.c.state, tasks.c.finished_at).where(tasks.c.job_id == job_id)).all()
-    pending = any(task.state in PENDING for task in work)
+    pending = any(task.state in UNFINISHED for task in work)
     ended_at = max((task.finished_at or 0.0 for task in work), default=0.0)
     return _Job(mine, pending, ended_at, set() if pending else _beaten(store, job_id, keep))
 
@@ -142,7 +142,7 @@ def _is_as_it_was(store: Store, one: Waste) -> bool:
         run = connection.execute(mine).one_or_none()
         if run is None or run.state != one.state:
             return False
-        pending = select(tasks.c.id).where(tasks.c.job_id == run.job_id, tasks.c.state.in_(PENDING))
+        pending = select(tasks.c.id).where(tasks.c.job_id == run.job_id, tasks.c.state.in_(UNFINISHED))
         return one.why == "done" or connection.execute(pending.limit(1)).first() is None
 
 

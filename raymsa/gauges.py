@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from raymsa.errors import RaymsaError, UsageError
 from raymsa.store import Store, overview
+from raymsa.store.states import RANKS
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_S = 10.0  # for one who connects and says nothing
@@ -27,7 +28,7 @@ def text(store: Store) -> bytes:
 def _queue(store: Store, registry: CollectorRegistry) -> None:
     for noun, counts in (("tasks", overview.task_counts(store)), ("jobs", overview.job_counts(store))):
         gauge = Gauge(f"raymsa_{noun}", f"How many {noun} of the store are in each state", ["state"], registry=registry)
-        for state in overview.RANKS:  # also those that there are none of: a series that vanishes cannot be watched
+        for state in RANKS:  # also those that there are none of: a series that vanishes cannot be watched
             gauge.labels(state).set(counts.get(state, 0))
     since, now = overview.ready_since(store), store.clock()
     about = "Seconds that the task which waits longest for a driver has waited; 0 when none does"

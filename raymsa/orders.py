@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, select, update
 
 from raymsa.errors import UsageError
-from raymsa.queue import expire, must_exist, state_of, tell
+from raymsa.queue import expire, must_exist, tell
 from raymsa.store.engine import Store
 from raymsa.store.records import insert_event
+from raymsa.store.states import state_of
 from raymsa.store.tables import jobs, runs, tasks, waits
 
 FRESH = {"attempts": 0, "asked": None, "error": None, "cause": None, "said": None, "not_before": None, "deadline": None}

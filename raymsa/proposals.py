@@ -18,8 +18,9 @@ from raymsa.searchspec import aim_of
 from raymsa.space import Space
 from raymsa.spec import Run, digest, trial
 from raymsa.store import Store, queries, records
+from raymsa.store.states import LIVE
 from raymsa.study import CMA_WANTS, Study
-from raymsa.trials import OPEN, Trial, alike, one_trial, template_of, to_confirm, trials
+from raymsa.trials import Trial, alike, one_trial, template_of, to_confirm, trials
 
 Work = dict[str, Any]  # what a worker is sent: run_id, spec (one seed), shards, folder
 
@@ -61,7 +62,7 @@ class Open:
 
     def __init__(self, store: Store, rows: list[queries.RunRow]) -> None:
         self._store = store
-        self._left = [row for row in rows if row.state in OPEN]
+        self._left = [row for row in rows if row.state in LIVE]
         self._out: set[str] = set()
 
     def next(self) -> queries.RunRow | None:
@@ -83,7 +84,7 @@ class Open:
         """A run ended: as it is now; it comes again if it was put back."""
         self._out.discard(run_id)
         row = queries.run(self._store, run_id)
-        if row.state in OPEN:
+        if row.state in LIVE:
             self._left.append(row)
         return row
 
@@ -125,7 +126,7 @@ class Proposed:
         search = job.spec["search"]
         self._space = Space(search["space"], self._template)
         # Choices that are written differently may be one setting, as [text, audio] and [audio, text] are.
-        self._trials = min(int(search["trials"]), size(self._space.ranges) or math.inf)
+        self.planned = int(min(int(search["trials"]), size(self._space.ranges) or math.inf))
         past, warm = self._past(data_digest if search.get("warm_start") else None)
         self.about = [*self._words(search), *warm]
         self._study = Study(search, self._space, self._aim, self._template.seed, past)
@@ -142,7 +143,7 @@ class Proposed:
         """
         if (again := self._open.next()) is not None:
             return work_of(again, self._shards)
-        if self._made >= self._trials:
+        if self._made >= self.planned:
             return None
         if self._ready is None:
             values, asked = self._study.propose(self._made)
@@ -172,12 +173,12 @@ class Proposed:
     def over(self, run_id: str) -> None:
         """Tell Optuna what came of a run, unless it was put back and comes again."""
         row = self._open.over(run_id)
-        if row.state not in OPEN:
+        if row.state not in LIVE:
             self._study.tell(one_trial(self._store, row, self._space, self._aim.metric))
 
     def _words(self, search: dict[str, Any]) -> list[str]:
         way = "high" if self._aim.high_is_good else "low"
-        how = f"{search['algorithm']}, {self._trials} trials, early end by {search.get('scheduler', 'none')}"
+        how = f"{search['algorithm']}, {self.planned} trials, early end by {search.get('scheduler', 'none')}"
         return [f"search: {how}; {way} valid {self._aim.metric} is good; all trials have seed {self._template.seed}"]
 
     def _past(self, data_digest: str | None) -> tuple[list[Trial], list[str]]:

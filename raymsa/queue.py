@@ -29,19 +29,18 @@ from raymsa.errors import LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.queries import Task
 from raymsa.store.records import insert_event
+from raymsa.store.states import LIVE, ready, state_of
 from raymsa.store.tables import jobs, runs, tasks, waits
 
 MAX_ATTEMPTS = 5
+LEASE_S = 60.0  # a driver that is silent for so long is taken for dead
 
 # Whose turn it is: highest priority, then first submitted, of those that wait for nothing. Made once: making a
 # statement takes longer than running it. SKIP LOCKED is for PostgreSQL, where two claims at one moment take
 # different rows; SQLite has one writer at a time, and SQLAlchemy leaves it out.
-_OTHER = tasks.alias("other")
-_WAITS = exists().where(waits.c.task_id == tasks.c.id, waits.c.after_id == _OTHER.c.id, _OTHER.c.state != "done")
-_LATER = and_(tasks.c.not_before.is_not(None), tasks.c.not_before > bindparam("at"))
 TURN = (
     select(tasks.c.id)
-    .where(tasks.c.state == "queued", ~_WAITS, ~_LATER)
+    .where(ready(bindparam("at")))
     .order_by(tasks.c.priority.desc(), tasks.c.id)
     .limit(1)
     .with_for_update(skip_locked=True, of=tasks)
@@ -198,17 +197,6 @@ def job_state(tasks: Iterable[Task]) -> str:
     return state_of(task.state for task in tasks)
 
 
-def state_of(states: Iterable[str]) -> str:
-    """failed, cancelled, done, running, paused or queued."""
-    found = set(states)
-    for state in ("failed", "cancelled"):
-        if state in found:
-            return state
-    if found <= {"done"}:
-        return "done"
-    return next((state for state in ("running", "paused") if state in found), "queued")
-
-
 def expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:
     """Take running tasks from drivers whose lease ended, and fail queued ones that are too late; returns them."""
     rows = sorted(connection.execute(_LATE, {"at": at}), key=lambda row: row.id)  # ORDER BY would make SQLite read all
@@ -219,7 +207,7 @@ def tell(connection: Connection, rows: Iterable[Row[Any]], detail: str, who: str
     """The event of a change, and the same change for runs that the task had not finished."""
     for row in rows:
         if row.state in ("queued", "paused", "cancelled", "failed"):
-            unfinished = runs.c.state.in_(("queued", "running"))
+            unfinished = runs.c.state.in_(LIVE)
             state = "queued" if row.state == "paused" else row.state
             connection.execute(update(runs).where(runs.c.task_id == row.id, unfinished).values(state=state))
         insert_event(connection, row.state, job_id=row.job_id, task_id=row.id, detail=detail, who=who, at=at)

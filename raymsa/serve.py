@@ -12,11 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from raymsa.driver import Driver, JobLog
+from raymsa.driver import Driver
 from raymsa.errors import Lost, NoSession, RaymsaError
+from raymsa.lease import JobLog
 from raymsa.notify import Notices, target
-from raymsa.queue import state_of
 from raymsa.store import Store, queries
+from raymsa.store.states import LIVE, state_of
 from raymsa.supervise import BROKEN, LOCK_FD, NO_SESSION, NOTIFY, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -60,7 +61,7 @@ def _say(line: str) -> None:
 def _done(store: Store, options: Options) -> Callable[[], bool]:
     if options.job_id is not None:
         mine = options.job_id
-        return lambda: state_of(queries.job_states(store, mine).get(mine, ())) not in ("queued", "running")
+        return lambda: state_of(queries.job_states(store, mine).get(mine, ())) not in LIVE
     if options.until_empty:
         return lambda: not queries.something_to_do(store)
     return lambda: False

@@ -12,7 +12,8 @@ from typing import Any
 
 from raymsa.searchspec import Aim
 from raymsa.space import Space, Values
-from raymsa.trials import OPEN, Trial
+from raymsa.store.states import LIVE
+from raymsa.trials import Trial
 
 TRIES = 20  # for settings that were not tried yet; training twice with one seed gives the same number twice
 CMA_WANTS = 10  # earlier runs: it begins from the best tenth of them
@@ -72,7 +73,7 @@ class Study:
                 continue
             for epoch, value in one.epochs.items():
                 self.report(one.run_id, epoch, value)
-            if one.state not in OPEN:
+            if one.state not in LIVE:
                 self.tell(one)
 
     def _ask_again(self, trial: Trial) -> None:

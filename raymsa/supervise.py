@@ -41,7 +41,7 @@ class Options(NamedTuple):
     """What the driver's process is told; plain data."""
 
     address: str | None = None
-    lease_s: float = 60.0
+    lease_s: float = queue.LEASE_S
     tasks_at_once: int = 1
     job_id: str | None = None  # end when this job is over
     until_empty: bool = False  # end when there is nothing to do

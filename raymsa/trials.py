@@ -11,8 +11,8 @@ from raymsa.searchspec import Aim, aim_of
 from raymsa.space import Space, Values
 from raymsa.spec import JobSpec, Run, runs, trial
 from raymsa.store import Store, queries
+from raymsa.store.states import LIVE
 
-OPEN = ("queued", "running")
 DEFAULT = "default"  # the name of the file's own settings among those that are confirmed
 
 
@@ -58,7 +58,8 @@ def trials(store: Store, job: queries.Job, space: Space) -> list[Trial]:
 
 def one_trial(store: Store, row: queries.RunRow, space: Space, metric: str) -> Trial:
     """One run of a search as it is now."""
-    return _trial(store, row, space, metric, queries.by_epoch(store, row.job_id, f"valid_{metric}").get(row.id, {}))
+    told = queries.by_epoch(store, row.job_id, f"valid_{metric}", row.id)
+    return _trial(store, row, space, metric, told.get(row.id, {}))
 
 
 def best(found: Iterable[Trial], aim: Aim) -> list[Trial]:
@@ -121,7 +122,7 @@ def _trial(store: Store, row: queries.RunRow, space: Space, metric: str, epochs:
         best_epoch=row.best_epoch,
         objective=_objective(store, row, metric, epochs),
         error=row.error,
-        over_at=None if row.state in OPEN else row.finished_at,
+        over_at=None if row.state in LIVE else row.finished_at,
     )
 
 

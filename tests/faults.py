@@ -23,10 +23,11 @@ from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.data.folder import settings_of
 from raymsa.datasets.table import Columns, Table
-from raymsa.driver import Driver, submit
+from raymsa.driver import Driver
 from raymsa.errors import StoreError
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
+from raymsa.submit import submit
 from raymsa.target import Labels
 from raymsa.training import checkpoint
 from tests.clips import clip

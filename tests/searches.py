@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raymsa.driver import submit
 from raymsa.proposals import Proposed
 from raymsa.spec import load_job
 from raymsa.store import Store, queries, records
+from raymsa.submit import submit
 from tests.jobs import job_file
 
 SPACE = {"lora.rank": {"choice": [2, 4, 8]}, "train.lora_lr": {"loguniform": [1e-5, 1e-1]}}

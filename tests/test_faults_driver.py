@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raymsa import leftovers
-from raymsa.driver import submit
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
+from raymsa.submit import submit
 from tests.faults import (
     COUNTS,
     FOR_EVER,

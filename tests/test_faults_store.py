@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raymsa.driver import submit
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
+from raymsa.submit import submit
 from tests import postgres
 from tests.faults import COUNTS, Watched, fault_job, home_with_models, make_shards, served, started
 from tests.jobs import raymsa, wait_for

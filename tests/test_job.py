@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from raymsa import orders, queue
-from raymsa.driver import Driver, submit
+from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
 from raymsa.predict import predict
 from raymsa.report.results import results
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
+from raymsa.submit import submit
 from tests.jobs import job_file, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

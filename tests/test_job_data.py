@@ -3,8 +3,8 @@
 import pytest
 
 from raymsa.data import manifest as manifests
-from raymsa.driver import _check_data
 from raymsa.errors import DataError
+from raymsa.execute import _check_data
 from raymsa.spec import load_job
 from raymsa.store import Store, queries, records
 from tests import stores

@@ -14,6 +14,7 @@ from raymsa.errors import NotFound, UsageError
 from raymsa.home import driver_lock, run_dir
 from raymsa.report import status as report
 from raymsa.store import Store, overview, queries, records, tables
+from raymsa.store.states import RANKS, state_of
 from raymsa.supervise import alone
 from tests.stores import BACKENDS, add_runs, entry, fresh_url, put
 
@@ -214,9 +215,9 @@ def test_status_prints_all_of_it_and_json_holds_all_of_it(store, monkeypatch) ->
 
 def test_the_states_of_a_list_are_those_of_the_queue(store) -> None:
     made = {}
-    for states in itertools.combinations_with_replacement(overview.RANKS, 2):
+    for states in itertools.combinations_with_replacement(RANKS, 2):
         job_id = put(store, tasks=2)
-        made[job_id] = queue.state_of(states)
+        made[job_id] = state_of(states)
         for task, state in zip(queries.tasks(store, job_id), states, strict=True):
             with store.write() as connection:
                 connection.execute(update(tables.tasks).where(tables.tasks.c.id == task.id).values(state=state))

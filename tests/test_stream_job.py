@@ -4,10 +4,11 @@ import pytest
 
 from raymsa import queue
 from raymsa.data import shards
-from raymsa.driver import Driver, job_log, submit
-from raymsa.home import run_dir
+from raymsa.driver import Driver
+from raymsa.home import job_log, run_dir
 from raymsa.spec import load_job
 from raymsa.store import Store, queries
+from raymsa.submit import submit
 from tests.jobs import job_file
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from raymsa import orders
+from raymsa import orders, queue
 from raymsa.cli.base import (
     CLUSTER,
     check_cluster,
@@ -28,12 +28,15 @@ from raymsa.cli.base import (
 )
 from raymsa.errors import Cancelled, NotFound, Paused, RaymsaError, UsageError
 from raymsa.provenance import SENT_BY, who
-from raymsa.queue import state_of
 from raymsa.store import Store, queries
+from raymsa.store.states import LIVE, state_of
 from raymsa.supervise import Options, Supervisor
 
 LEASE_S = click.option(
-    "--lease-s", default=60.0, show_default=True, help="Seconds of silence after which a driver counts as dead."
+    "--lease-s",
+    default=queue.LEASE_S,
+    show_default=True,
+    help="Seconds of silence after which a driver counts as dead.",
 )
 ADDRESS = click.option(
     "--address", default=None, help="Ray cluster to use, host:port [default: a session on this machine]."
@@ -97,7 +100,7 @@ def submit_command(
         _dry_run(job, as_json)
         return
     store = _store_to_fill(url)
-    from raymsa.driver import submit
+    from raymsa.submit import submit
 
     job_id = submit(store, job)
     say(f"job {job_id} ({job.name}) is queued")
@@ -164,7 +167,7 @@ def resume_command(
     found = queries.job(store, job)
     count = orders.resume(store, found.id, who())
     state = state_of(queries.job_states(store, found.id)[found.id])
-    if state not in ("queued", "running"):
+    if state not in LIVE:
         advice = f"; raymsa retry {found.id}" if state in ("failed", "cancelled") else ""
         raise UsageError(f"job {found.id} is {state}: there is nothing to resume{advice}")
     say(f"job {found.id}: {count} paused tasks are queued again")
@@ -247,7 +250,7 @@ def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -
     state = state_of(queries.job_states(store, job_id)[job_id])
     if state == "paused":
         raise Paused(f"job {job_id} was paused; raymsa resume {job_id} goes on with it")
-    if state in ("queued", "running"):
+    if state in LIVE:
         say(f"detached: job {job_id} keeps its place and goes on from its last checkpoint with `raymsa work`")
         say(f"  raymsa status {job_id}    raymsa resume {job_id}    raymsa cancel {job_id}")
         sys.exit(130)

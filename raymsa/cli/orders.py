@@ -12,8 +12,8 @@ from raymsa.cli.base import cluster_option, json_option, main, open_store, print
 from raymsa.errors import Cancelled, NotFinished, RaymsaError, UsageError
 from raymsa.home import home, job_log, run_dir
 from raymsa.provenance import who
-from raymsa.queue import state_of
 from raymsa.store import Store, queries
+from raymsa.store.states import LIVE, state_of
 
 LOOK_S = 0.5
 
@@ -72,7 +72,7 @@ def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
     """Wait until a job is over; leaves with its exit code (0 done, 1 failed, 103 cancelled, 101 not finished)."""
     store = open_store(url)
     found, until = queries.job(store, job), time.monotonic() + (timeout_s or float("inf"))
-    while (state := state_of(queries.job_states(store, found.id).get(found.id, ()))) in ("queued", "running"):
+    while (state := state_of(queries.job_states(store, found.id).get(found.id, ()))) in LIVE:
         if why := _stuck(store, found.id):
             raise NotFinished(f"job {found.id} waits for {why}")
         if time.monotonic() > until:

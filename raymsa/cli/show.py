@@ -14,6 +14,7 @@ from raymsa.cli.base import cluster_option, json_option, main, open_store, print
 from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.home import job_log, run_dir
+from raymsa.store.states import ENDED, LIVE
 from raymsa.words import duration, moment
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from raymsa.store.overview import JobLine
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
-ENDED = ("done", "failed", "cancelled")
 
 
 @main.command("list", short_help="What is not finished, and the newest jobs.")
@@ -111,7 +111,7 @@ def results_command(job: str, url: str | None, as_json: bool) -> None:
     store = open_store(url)
     found = queries.job(store, job)
     state = job_state(queries.tasks(store, found.id))
-    if state in ("queued", "running") and not any(r.state == "done" for r in queries.runs(store, found.id)):
+    if state in LIVE and not any(r.state == "done" for r in queries.runs(store, found.id)):
         raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
     show_results(store, found.id, as_json)
     if state == "failed":

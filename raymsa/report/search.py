@@ -17,8 +17,9 @@ from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import Aim, aim_of
 from raymsa.space import Space, Values
 from raymsa.store import Store, queries
+from raymsa.store.states import LIVE
 from raymsa.study import frozen
-from raymsa.trials import DEFAULT, OPEN, Trial, best, template_of, trials
+from raymsa.trials import DEFAULT, Trial, best, template_of, trials
 from raymsa.words import for_json
 
 ENOUGH = 4  # trials that went to their end, to say what mattered; fewer say it of themselves alone
@@ -62,12 +63,8 @@ class Search:
 
 def search(store: Store, job_id: str) -> Search:
     """What a job's search gave so far. Raises NotFound, and UsageError for a job without a search."""
-    job = queries.job(store, job_id)
-    asked = job.spec.get("search")
-    if not asked:
-        raise UsageError(f"job {job.id} ({job.name}) has no search; raymsa results {job.id} shows its runs")
-    aim, space = aim_of(job.spec), Space(asked["space"], template_of(job))
-    found = trials(store, job, space)
+    job, aim, space, found = _found(store, job_id)
+    asked = job.spec["search"]
     return Search(
         job_id=job.id,
         name=job.name,
@@ -94,7 +91,7 @@ def plots(store: Store, job_id: str, folder: Path) -> list[Path]:
         raise UsageError("plots need plotly: pip install 'raymsa[plots]'") from None
     from optuna import visualization
 
-    study = _of_job(store, job_id)
+    study = _in_memory(*_found(store, job_id)[1:])
     if len(_complete(study)) < 2:
         raise UsageError(
             f"job {job_id}: plots need two trials that went to their end; there are {len(_complete(study))}"
@@ -122,13 +119,14 @@ def export(store: Store, job_id: str, path: Path) -> str:
         raise UsageError(f"{path} is there already; name a new file")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
-    study, job = _of_job(store, job_id), queries.job(store, job_id)
+    job, aim, space, found = _found(store, job_id)
+    study = _in_memory(aim, space, found)
     name = f"{job.name}-{job.id}"
     try:
         copy = optuna.create_study(storage=f"sqlite:///{path.absolute()}", study_name=name, direction=study.direction)
     except Exception as error:  # of SQLAlchemy or the file system
         raise RaymsaError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
-    copy.set_metric_names([f"valid_{aim_of(job.spec).metric}"])
+    copy.set_metric_names([f"valid_{aim.metric}"])
     copy.add_trials(study.get_trials(deepcopy=False))
     return name
 
@@ -138,10 +136,13 @@ def as_json(found: Search) -> dict[str, Any]:
     return for_json(asdict(found))  # type: ignore[no-any-return]
 
 
-def _of_job(store: Store, job_id: str) -> Any:
-    job = queries.job(store, search(store, job_id).job_id)
+def _found(store: Store, job_id: str) -> tuple[queries.Job, Aim, Space, list[Trial]]:
+    """A search and its trials. Raises NotFound, and UsageError for a job without a search."""
+    job = queries.job(store, job_id)
+    if not job.spec.get("search"):
+        raise UsageError(f"job {job.id} ({job.name}) has no search; raymsa results {job.id} shows its runs")
     space = Space(job.spec["search"]["space"], template_of(job))
-    return _in_memory(aim_of(job.spec), space, trials(store, job, space))
+    return job, aim_of(job.spec), space, trials(store, job, space)
 
 
 def _in_memory(aim: Aim, space: Space, found: list[Trial]) -> Any:
@@ -151,7 +152,7 @@ def _in_memory(aim: Aim, space: Space, found: list[Trial]) -> Any:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     study = optuna.create_study(direction="maximize" if aim.high_is_good else "minimize")
     for one in found:
-        if one.state not in OPEN and space.params(one.values) is not None:
+        if one.state not in LIVE and space.params(one.values) is not None:
             study.add_trial(frozen(one, space))
     return study
 

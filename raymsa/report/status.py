@@ -14,6 +14,7 @@ from raymsa.home import driver_lock, job_log, run_dir
 from raymsa.queue import job_state
 from raymsa.store import Store, overview, queries
 from raymsa.store.queries import Job, RunRow, Task
+from raymsa.store.states import LIVE, UNFINISHED
 from raymsa.words import duration, moment
 
 LAST_LINES = 8  # of a failed run's log
@@ -54,7 +55,7 @@ class Status:
     @property
     def deadline(self) -> float | None:
         """UNIX seconds when what is not done has failed; None without one, or when the job is over."""
-        return min((t.deadline for t in self.tasks if t.deadline and t.state in overview.UNFINISHED), default=None)
+        return min((t.deadline for t in self.tasks if t.deadline and t.state in UNFINISHED), default=None)
 
 
 def status(store: Store, name: str) -> Status:
@@ -63,7 +64,7 @@ def status(store: Store, name: str) -> Status:
     tasks, runs, now = queries.tasks(store, job.id), queries.runs(store, job.id), store.clock()
     planned = max(overview.planned_runs(job.spec), len(runs))
     state = job_state(tasks)
-    left_s, left = rest(runs, planned, now) if state in overview.UNFINISHED else (None, "")
+    left_s, left = rest(runs, planned, now) if state in UNFINISHED else (None, "")
     return Status(
         job=job,
         state=state,
@@ -100,7 +101,7 @@ def rest(runs: list[RunRow], planned: int, now: float) -> tuple[float | None, st
     """Seconds until the last run is trained, and what that supposes; (None, "") when nothing is known yet."""
     running = {run.id: left for run in runs if run.state == "running" and (left := left_of(run, now)) is not None}
     training = sum(run.state == "running" for run in runs)
-    still = max(0, planned - training - sum(run.state not in ("queued", "running") for run in runs))
+    still = max(0, planned - training - sum(run.state not in LIVE for run in runs))
     took = [run.wall_s for run in runs if run.state in ("done", "pruned")]
     took += [now - (run.started_at or now) + running[run.id] for run in runs if run.id in running]
     if len(running) < training or not took or not (running or still):

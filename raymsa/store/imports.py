@@ -20,10 +20,10 @@ from raymsa.errors import NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.jsonl import Found, read
 from raymsa.store.records import insert_event
+from raymsa.store.states import LIVE
 from raymsa.store.tables import events, jobs, metadata, runs, tasks, waits
 
 BATCH = 1_000  # rows inserted at a time
-NOT_OVER = ("queued", "running")
 # Of a task that was not over, when it comes in: these were agreements with the queue it was in.
 PAUSED = {"state": "paused", "lease_until": None, "asked": None, "not_before": None, "deadline": None}
 
@@ -121,14 +121,14 @@ class _Intake:
     def _look_at_task(self, row: dict[str, Any], new: bool) -> None:
         if not new:
             self.places[row["id"]] = (row["job_id"], row["seq"])
-        elif row["state"] in NOT_OVER:
+        elif row["state"] in LIVE:
             self.paused.append((row["job_id"], row["id"], row["state"]))
 
     def _follow(self, found: Found) -> dict[str, Any] | None:
         """The row as this store has it; None when it waits for a task that is neither here nor there."""
         table, row = found.table, found.row
         if table is tasks:
-            return {**row, **PAUSED} if row["state"] in NOT_OVER else row
+            return {**row, **PAUSED} if row["state"] in LIVE else row
         if table is events:
             return {**_without_id(row), "task_id": self._task(row["task_id"])}
         if table is runs and row["state"] == "running":

@@ -1,7 +1,6 @@
 """Questions about the whole store, in one statement each, so that they are as quick with 10,000 jobs as with ten.
 
-The words of a job's state are `queue.state_of`'s, and the order of the queue is that of `queue.claim`; both are made
-here by the database, and tests hold them equal.
+A job's state is that of `states.state_of`, found here by the database; tests hold the two equal.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Connection, Row, and_, case, exists, func, or_, select, type_coerce
+from sqlalchemy import JSON, Connection, Row, and_, case, func, or_, select, type_coerce
 
 from raymsa.store.engine import Store
 from raymsa.store.queries import RunRow, Task
+from raymsa.store.states import RANKS, UNFINISHED, ready
 from raymsa.store.tables import jobs, runs, steps, tasks, waits
 
-RANKS = ("done", "queued", "paused", "running", "cancelled", "failed")  # the last of its tasks' is the job's state
-UNFINISHED = ("queued", "paused", "running")
 NEWEST, AT_MOST = 20, 100  # jobs listed: that many of the newest, and at most so many that are not finished
 
 _RANK = func.max(case({state: number for number, state in enumerate(RANKS)}, value=tasks.c.state))
@@ -121,7 +119,7 @@ def names(store: Store, job_ids: Collection[str]) -> dict[str, str]:
 def next_tasks(store: Store, limit: int) -> list[Waiting]:
     """The tasks that a driver would be given next, in order."""
     with store.read() as connection:
-        found = select(tasks, jobs.c.name.label("job_name")).join(jobs).where(_ready(store.now(connection)))
+        found = select(tasks, jobs.c.name.label("job_name")).join(jobs).where(ready(store.now(connection)))
         rows = connection.execute(found.order_by(tasks.c.priority.desc(), tasks.c.id).limit(limit)).all()
     return [Waiting(Task(**{k: v for k, v in r._mapping.items() if k != "job_name"}), r.job_name) for r in rows]
 
@@ -130,8 +128,8 @@ def before(store: Store, task: Task) -> int:
     """How many tasks a driver would be given before this one."""
     earlier = or_(tasks.c.priority > task.priority, and_(tasks.c.priority == task.priority, tasks.c.id < task.id))
     with store.read() as connection:
-        ready = select(func.count()).select_from(tasks).where(_ready(store.now(connection)), earlier)
-        return int(connection.execute(ready).scalar_one())
+        found = select(func.count()).select_from(tasks).where(ready(store.now(connection)), earlier)
+        return int(connection.execute(found).scalar_one())
 
 
 def ready_since(store: Store, task_id: int | None = None) -> float | None:
@@ -145,7 +143,7 @@ def ready_since(store: Store, task_id: int | None = None) -> float | None:
     ]
     greatest = func.greatest if store.engine.dialect.name == "postgresql" else func.max
     with store.read() as connection:
-        found = select(func.min(greatest(*times))).where(_ready(store.now(connection)))
+        found = select(func.min(greatest(*times))).where(ready(store.now(connection)))
         return connection.execute(found if task_id is None else found.where(tasks.c.id == task_id)).scalar()
 
 
@@ -208,10 +206,3 @@ def _lines(connection: Connection, states: Mapping[str, str], only: list[str] | 
 def _line(row: Row[Any], state: str, made: dict[str, int]) -> JobLine:
     planned = max(planned_runs(row.spec), sum(made.values()))
     return JobLine(row.id, row.name, state, made, planned, row.created_at, row.submitted_by)
-
-
-def _ready(at: float) -> ColumnElement[bool]:
-    other = tasks.alias("awaited")
-    waiting = exists().where(waits.c.task_id == tasks.c.id, waits.c.after_id == other.c.id, other.c.state != "done")
-    later = and_(tasks.c.not_before.is_not(None), tasks.c.not_before > at)
-    return and_(tasks.c.state == "queued", ~waiting, ~later)

@@ -11,6 +11,7 @@ from sqlalchemy import Select, Table, select
 from raymsa.errors import NotFound, UsageError
 from raymsa.store import tables
 from raymsa.store.engine import Store
+from raymsa.store.states import LIVE
 
 CANDIDATES = 8  # named when a prefix fits several
 LAST = "\U0010ffff"  # no character comes after it
@@ -161,7 +162,7 @@ def job(store: Store, prefix: str) -> Job:
 
 
 def job_states(store: Store, job_id: str | None = None) -> dict[str, set[str]]:
-    """The states of every job's tasks, or of one job's; `queue.state_of` makes one word of them."""
+    """The states of every job's tasks, or of one job's; `states.state_of` makes one word of them."""
     found: dict[str, set[str]] = {}
     with store.read() as connection:
         rows = (
@@ -190,7 +191,7 @@ def something_to_do(store: Store) -> bool:
     early, late, waits = tables.tasks.alias("early"), tables.tasks, tables.waits
     stuck = select(late.c.id).where(late.c.state.in_(("failed", "cancelled", "paused"))).cte("stuck", recursive=True)
     stuck = stuck.union(select(waits.c.task_id).join(stuck, stuck.c.id == waits.c.after_id))
-    live = select(early.c.id).where(early.c.state.in_(("queued", "running")), early.c.id.not_in(select(stuck.c.id)))
+    live = select(early.c.id).where(early.c.state.in_(LIVE), early.c.id.not_in(select(stuck.c.id)))
     with store.read() as connection:
         return connection.execute(live.limit(1)).first() is not None
 
@@ -218,13 +219,14 @@ def steps(store: Store, run_id: str) -> list[Step]:
     return _rows(store, Step, _of(tables.steps, run_id=run_id).order_by(tables.steps.c.step, tables.steps.c.name))
 
 
-def by_epoch(store: Store, job_id: str, name: str) -> dict[str, dict[int, float]]:
-    """What a job's runs reported under one name after their epochs: run -> epoch -> value, in order."""
+def by_epoch(store: Store, job_id: str, name: str, run_id: str | None = None) -> dict[str, dict[int, float]]:
+    """What a job's runs, or one of them, reported under one name, in order: run -> epoch -> value."""
     table, of = tables.steps, tables.runs
     told = select(table.c.run_id, table.c.epoch, table.c.value).join(of, of.c.id == table.c.run_id)
     result: dict[str, dict[int, float]] = {}
     with store.read() as connection:
-        for row in connection.execute(told.where(of.c.job_id == job_id, table.c.name == name).order_by(table.c.step)):
+        mine = of.c.job_id == job_id if run_id is None else of.c.id == run_id
+        for row in connection.execute(told.where(mine, table.c.name == name).order_by(table.c.step)):
             result.setdefault(row.run_id, {})[row.epoch] = row.value
     return result
 

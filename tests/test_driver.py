@@ -1,0 +1,29 @@
+"""The driver without Ray: what it does with tasks that nothing can be done with."""
+
+from pathlib import Path
+
+import pytest
+
+from raymsa import queue
+from raymsa.driver import Driver
+from raymsa.store import Store, queries
+from tests.stores import fresh_url
+
+
+@pytest.mark.parametrize("kind", ["prepare", "odd"])
+def test_a_job_that_this_version_cannot_read_fails_and_the_next_is_served(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "raymsa"))
+    monkeypatch.setattr("raymsa.driver.ended_part", lambda: "")
+    with fresh_url("sqlite", tmp_path) as url, Store.open(url) as store:
+        task = queue.NewTask(kind, {"shards": str(tmp_path)})
+        spec = {"name": "later", "queue": {"retries": 0, "mood": "odd"}, "nonsense": 1}
+        jobs = [
+            queue.put(store, "later", spec, [task], submitted_by="ada", folder="/", git_commit=None) for _ in range(2)
+        ]
+        said: list[str] = []
+        Driver(store, said.append, _ray_is_up=True).serve(lambda: not queries.something_to_do(store))
+        found = [queries.tasks(store, job_id)[0] for job_id in jobs]
+    assert [task.state for task in found] == ["failed", "failed"], said
+    assert all(("nonsense" if kind == "prepare" else "unknown to this version") in str(task.error) for task in found)
