@@ -451,6 +451,18 @@ def test_a_task_that_is_tried_again_waits_first_and_not_for_ever(store: Store) -
     assert "queued: lost: node 7 is gone; again in 30 s (ann)" in story(store, job_id)
 
 
+@pytest.mark.parametrize(("order", "state"), [(orders.cancel, "cancelled"), (orders.pause, "paused")])
+def test_a_task_that_fails_after_it_was_asked_to_stop_is_not_tried_again(store: Store, order: Any, state: str) -> None:
+    job_id = put(store, max_attempts=3)
+    task = claim(store)
+    order(store, job_id, "eve")
+    assert queue.fail(store, task, "node 7 is gone", "lost", 0.0) == state
+    (row,) = queries.tasks(store, job_id)
+    assert (row.state, row.asked, row.finished_at is None) == (state, None, state == "paused")
+    assert queue.claim(store, "bob", LEASE_S) is None
+    assert story(store, job_id)[-1] == f"{state}: lost: node 7 is gone (ann)"
+
+
 def test_what_is_not_done_by_its_deadline_has_failed(store: Store) -> None:
     job_id = put(store, tasks=2, deadline_s=100.0, now=0)
     task = claim(store, now=10)
