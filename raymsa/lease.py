@@ -66,7 +66,8 @@ class Lease:
         while not self._done.wait(min(2.0, self._lease_s / 3)):
             asked_at = time.monotonic()
             try:
-                self.asked = queue.renew(self._store, self._task, self._lease_s, self._log.last)
+                asked = queue.renew(self._store, self._task, self._lease_s, self._log.last)
+                self.asked = self.asked or asked  # its runs are stopping, also if it is taken back
                 self._renewed = asked_at
             except LeaseLost as error:
                 self.lost = error
@@ -81,7 +82,6 @@ class JobLog:
     def __init__(self, job_id: str, say: Say) -> None:
         self._path, self._say = job_log(job_id), say
         self.last = ""  # as `raymsa status` shows it
-        self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, line: str) -> None:
         self.last = line[:200]
@@ -90,5 +90,7 @@ class JobLog:
 
     def only_in_file(self, line: str) -> None:
         """Keep a line that is too much for the screen; a full disk must not end what it only tells of."""
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
