@@ -6,6 +6,7 @@ It lives in a process of its own (see supervise.py), because Ray ends a process 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -39,7 +40,7 @@ class Driver:
     lease_s: float = queue.LEASE_S
     tasks_at_once: int = 1
     ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
-    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(3)}")
     _stop: threading.Event = field(default_factory=threading.Event)
     _ray_is_up: bool = False
     _pulse: Pulse | None = None  # of a cluster
