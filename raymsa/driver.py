@@ -111,19 +111,22 @@ class Driver:
             patiently(lambda: self._tell_end(task), lease)
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
-        except StoreError as error:  # not the task's fault: it goes on when the store is back
+        except StoreAway as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
+        except Exception as error:  # its end cannot be recorded: it is taken back when its lease ends, which counts
+            log.only_in_file(traceback.format_exc())
+            log(f"{task.kind} interrupted: {type(error).__name__}: {error}")
         finally:
             lease.end()
 
     def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
-        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreError."""
+        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreAway."""
         try:
             if not lease.over():
                 execute(self.store, task, lease, log)
-        except (LeaseLost, StoreError):
+        except (LeaseLost, StoreAway):  # another StoreError comes again: what cannot be stored is tried so often only
             raise
         except RaymsaError as error:
             return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
