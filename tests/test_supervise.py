@@ -65,13 +65,15 @@ def test_a_driver_whose_store_is_broken_ends_with_one_line(store: Store) -> None
     assert (driver.returncode, said.count("\n")) == (supervise.BROKEN, 1) and "this file is something else" in said
 
 
-def test_the_machines_lock_takes_no_file_from_who_watches(store: Store, tmp_path: Path) -> None:
-    held = [open(os.devnull) for _ in range(12)]  # noqa: SIM115 - file descriptors of somebody else
-    before = {file.fileno(): os.fstat(file.fileno()) for file in held}
+def test_the_machines_lock_takes_no_file_from_who_watches(store: Store) -> None:
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(12)]  # file descriptors of somebody else
+    before = {number: os.fstat(number) for number in held}
     Supervisor(store, Options(until_empty=True), print).serve()
     assert {number: os.fstat(number) for number in before} == before
     with driver_lock().open() as file:  # given back when it has served, not when the process ends
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for number in held:
+        os.close(number)
 
 
 def test_a_stop_while_the_driver_is_started_reaches_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

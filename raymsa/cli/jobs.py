@@ -29,11 +29,12 @@ from raymsa.cli.base import (
 from raymsa.errors import Cancelled, NotFound, Paused, RaymsaError, UsageError
 from raymsa.provenance import SENT_BY, who
 from raymsa.store import Store, queries
-from raymsa.store.states import LIVE, state_of
+from raymsa.store.states import LIVE
 from raymsa.supervise import Options, Supervisor
 
 LEASE_S = click.option(
     "--lease-s",
+    type=click.FloatRange(1.0),
     default=queue.LEASE_S,
     show_default=True,
     help="Seconds of silence after which a driver counts as dead.",
@@ -166,7 +167,7 @@ def resume_command(
     store = open_store(url)
     found = queries.job(store, job)
     count = orders.resume(store, found.id, who())
-    state = state_of(queries.job_states(store, found.id)[found.id])
+    state = queries.state(store, found.id)
     if state not in LIVE:
         advice = f"; raymsa retry {found.id}" if state in ("failed", "cancelled") else ""
         raise UsageError(f"job {found.id} is {state}: there is nothing to resume{advice}")
@@ -247,7 +248,7 @@ def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -
     job_id = str(options.job_id)
     supervisor = Supervisor(store, options, say, notify)
     supervisor.serve()
-    state = state_of(queries.job_states(store, job_id)[job_id])
+    state = queries.state(store, job_id)
     if state == "paused":
         raise Paused(f"job {job_id} was paused; raymsa resume {job_id} goes on with it")
     if state in LIVE:

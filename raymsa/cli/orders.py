@@ -13,7 +13,7 @@ from raymsa.errors import Cancelled, NotFinished, RaymsaError, UsageError
 from raymsa.home import home, job_log, run_dir
 from raymsa.provenance import who
 from raymsa.store import Store, queries
-from raymsa.store.states import LIVE, state_of
+from raymsa.store.states import LIVE
 
 LOOK_S = 0.5
 
@@ -71,8 +71,8 @@ def retry_command(job: str | None, failed: bool, url: str | None, as_json: bool)
 def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
     """Wait until a job is over; leaves with its exit code (0 done, 1 failed, 103 cancelled, 101 not finished)."""
     store = open_store(url)
-    found, until = queries.job(store, job), time.monotonic() + (timeout_s or float("inf"))
-    while (state := state_of(queries.job_states(store, found.id).get(found.id, ()))) in LIVE:
+    found, until = queries.job(store, job), time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+    while (state := queries.state(store, found.id)) in LIVE:
         if why := _stuck(store, found.id):
             raise NotFinished(f"job {found.id} waits for {why}")
         if time.monotonic() > until:
@@ -114,7 +114,7 @@ def _told(store: Store, job_id: str, what: orders.Ended, word: str, as_json: boo
     if as_json:
         print_json({"job": job_id, word: what.ended, "asked": what.asked})
     if not any(what):
-        state = state_of(queries.job_states(store, job_id)[job_id])
+        state = queries.state(store, job_id)
         raise RaymsaError(f"job {job_id} has nothing that could be {word}; it is {state}")
     say(f"job {job_id}: {what.ended} tasks {word}, {what.asked} running tasks asked to stop")
 

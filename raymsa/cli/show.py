@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +40,14 @@ def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_
     """Jobs that are not finished and the newest 20, the newest last: state, runs, when they were submitted."""
     from raymsa.store import overview
 
-    try:
-        found = overview.listed(open_store(url), everything, states)
-    except NotFound:  # nothing was ever submitted
-        found = overview.Listed([], {})
+    found, now = overview.Listed([], {}), 0.0
+    with suppress(NotFound):  # nothing was ever submitted
+        store = open_store(url)
+        found, now = overview.listed(store, everything, states), store.clock()
     if as_json:
         print_json([asdict(job) for job in found.jobs])
     elif found.jobs:
-        click.echo("\n".join(_list_lines(found.jobs)))
+        click.echo("\n".join(_list_lines(found.jobs, now)))
     elif states:
         click.echo(f"no job is {' or '.join(states)}")
     else:
@@ -143,8 +144,7 @@ def console(markup: bool = False) -> Console:
     return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup)
 
 
-def _list_lines(jobs: list[JobLine]) -> list[str]:
-    now = time.time()
+def _list_lines(jobs: list[JobLine], now: float) -> list[str]:
     rows = [("job", "name", "state", "runs", "submitted", "by")]
     for job in jobs:
         when = f"{duration(now - job.created_at)} ago"
