@@ -46,9 +46,10 @@ def main() -> int:
 def _serve(store: Store, options: Options, notify: str) -> int:
     name = options.name(os.getpid())
     driver = Driver(store, _say, options.address, options.lease_s, options.tasks_at_once, name=name)
-    notices = Notices(store, target(notify), lambda job_id, line: JobLog(job_id, _say)(line)) if notify else None
+    notices = Notices(store, target(notify), lambda job_id, line: JobLog(job_id, _say)(line), name) if notify else None
     if notices is not None:
         driver.ended = notices
+        notices.catch_up(f"-{options.suffix}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: driver.stop())
     try:
