@@ -67,6 +67,9 @@ class Driver:
                         self.say(f"{error}; waiting for it")
                     away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
                     self._stop.wait(away_s)
+                except StoreError as error:  # the end, but one in order for the tasks at hand
+                    self._trouble = error
+                    self.stop()
             while any(thread.is_alive() for thread in self._busy):
                 self._look_at_session(ray)
                 time.sleep(0.1)

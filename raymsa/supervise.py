@@ -62,6 +62,7 @@ class Supervisor:
         self._store, self._say, self._notify = store, say, notify
         self._options = options._replace(watcher=os.getpid(), suffix=secrets.token_hex(3))
         self._child: subprocess.Popen[bytes] | None = None
+        self._told = ""  # whom we wait for
         self._lived = False  # some driver had a session: one that cannot get any may get one later
         self.stopped = False
 
@@ -153,7 +154,7 @@ class Supervisor:
             yield lock or False
 
     def _wait(self, other: str) -> bool:
-        if other != getattr(self, "_told", None):
+        if other != self._told:
             self._told = other
             self._say(f"{other} serves this machine; waiting for it")
         return not self.stopped

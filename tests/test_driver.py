@@ -1,5 +1,6 @@
 """The driver without Ray: what it does with tasks that nothing can be done with."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from raymsa import queue
 from raymsa.driver import Driver
 from raymsa.errors import StoreError
+from raymsa.lease import Lease
 from raymsa.store import Store, queries
-from tests.stores import fresh_url
+from tests.stores import fresh_url, put
 
 
 @pytest.mark.parametrize("kind", ["prepare", "odd"])
@@ -51,3 +53,30 @@ def test_what_cannot_be_stored_is_not_tried_for_ever(
         driver.serve(lambda: not queries.something_to_do(store) or time.monotonic() > until)
         (task,) = queries.tasks(store, job_id)
     assert (task.state, task.attempts) == ("failed", 2)
+
+
+def test_a_store_that_breaks_ends_the_driver_when_its_tasks_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, claimed = queue.claim, threading.Event()
+
+    def once(*words: object) -> object:
+        if claimed.is_set():
+            raise StoreError("it is malformed")
+        claimed.set()
+        return claim(*words)
+
+    def work(store: Store, task: object, lease: Lease, log: object) -> None:
+        while not lease.over():
+            time.sleep(0.05)
+
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "raymsa"))
+    monkeypatch.setattr("raymsa.driver.ended_part", lambda: "")
+    monkeypatch.setattr("raymsa.driver.execute", work)
+    monkeypatch.setattr("raymsa.queue.claim", once)
+    with fresh_url("sqlite", tmp_path) as url, Store.open(url) as store:
+        job_id = put(store)
+        with pytest.raises(StoreError, match="malformed"):
+            Driver(store, print, tasks_at_once=2, _ray_is_up=True).serve(lambda: False)
+        (task,) = queries.tasks(store, job_id)
+    assert (task.state, task.attempts) == ("queued", 0)

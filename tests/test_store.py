@@ -178,10 +178,10 @@ def test_a_full_disk_and_a_read_only_store_are_told_and_nothing_is_half_written(
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
             for _ in range(100):
-                records.insert_event(connection, "big", detail="x" * 10_000)
+                records.insert_event(connection, "big", at=0.0, detail="x" * 10_000)
         with pytest.raises(StoreError, match=r"readonly database \(check"), store.write() as connection:
             connection.exec_driver_sql("PRAGMA query_only=1")
-            records.insert_event(connection, "small")
+            records.insert_event(connection, "small", at=0.0)
         assert queries.events(store) == []
 
 
@@ -199,9 +199,9 @@ def test_a_server_that_stops_is_told_in_one_line_and_what_was_committed_is_there
 
 def _stop_in_the_middle(store: Store, server: postgres.Server, how: Any) -> None:
     with store.write() as connection:
-        records.insert_event(connection, "half")
+        records.insert_event(connection, "half", at=0.0)
         server.stop(how)
-        records.insert_event(connection, "and half")
+        records.insert_event(connection, "and half", at=0.0)
 
 
 def _told(do: Callable[..., None], *arguments: Any) -> str:
@@ -271,7 +271,7 @@ def test_a_long_read_sees_one_moment_and_stops_nobody_from_writing(store: Store)
 
 def test_an_exception_of_the_caller_rolls_back_and_stays_what_it_is(store: Store) -> None:
     with pytest.raises(FileNotFoundError), store.write() as connection:
-        records.insert_event(connection, "undone")
+        records.insert_event(connection, "undone", at=0.0)
         raise FileNotFoundError("a checkpoint")
     assert queries.events(store) == []
 

@@ -92,9 +92,11 @@ class _Intake:
         """Put in what is left, and tell of the paused tasks."""
         self._flush()
         for job_id, old, state in self.paused:
-            task_id, detail = self.task_ids[old], f"imported; it was {state}"
-            about = {"job_id": job_id, "task_id": task_id, "detail": detail, "who": self.who}
-            insert_event(self.connection, "paused", at=self.at, **about)
+            about = f"imported; it was {state}"
+            task_id = self.task_ids[old]
+            insert_event(
+                self.connection, "paused", at=self.at, job_id=job_id, task_id=task_id, detail=about, who=self.who
+            )
         new = sum(self.known["jobs"].values())
         return Imported(new, len(self.known["jobs"]) - new, len(self.paused), dict(self.rows))
 
