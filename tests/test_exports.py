@@ -473,7 +473,7 @@ def test_a_store_goes_to_another_machine_by_export_and_import(store: Store, tmp_
     assert result.exit_code == 2 and not (tmp_path / "new.db").exists()
 
 
-@pytest.mark.parametrize("run_id", ["../../ada", "/home/ada", "..", "", "a\0"])
+@pytest.mark.parametrize("run_id", ["../../ada", "/srv/ada", "..", "", "a\0"])
 def test_an_id_that_leads_out_of_its_folder_is_refused(run_id: str, store: Store, other: Store, tmp_path: Path) -> None:
     add_runs(store, put(store), run_id)  # `raymsa rm` would remove what it names
     export(store, tmp_path / "bad.jsonl")
