@@ -57,6 +57,13 @@ def test_a_search_learns_from_earlier_runs_that_differ_by_the_space_alone(store,
     assert len(found(store, later).trials) == 3
 
 
+def test_an_earlier_run_between_two_whole_numbers_is_outside_an_int_range(store, tmp_path):
+    first = new_job(store, tmp_path, trials=2, algorithm="random", space={"lora.alpha": {"uniform": [8, 64]}})
+    train(store, proposals(store, first))
+    later = new_job(store, tmp_path, "later", warm_start=True, space={"lora.alpha": {"int": [8, 64]}})
+    assert "0 earlier runs on the same clips are learned from; 2 more have" in proposals(store, later).about[-1]
+
+
 def test_cma_es_begins_where_earlier_runs_were_good(store, tmp_path):
     first = new_job(store, tmp_path, trials=20, algorithm="random")
     train(store, proposals(store, first), at_most=9)

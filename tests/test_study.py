@@ -155,6 +155,13 @@ def test_no_setting_is_tried_twice(store, tmp_path, algorithm):
     assert len({(rank, rate) for rank, rate, *_ in settings(store, job)}) == 6
 
 
+def test_whole_numbers_for_a_field_that_is_a_float_are_known_again_after_a_kill(store, tmp_path):
+    job = new_job(store, tmp_path, algorithm="random", trials=4, space={"lora.alpha": {"int": [8, 11]}})
+    for _ in range(4):
+        train(store, proposals(store, job), at_most=1)
+    assert sorted(row.spec["lora"]["alpha"] for row in queries.runs(store, job.id)) == [8, 9, 10, 11]
+
+
 def test_choices_that_are_no_plain_values_are_known_to_optuna_as_text():
     choices = {
         "inputs.modalities": {"choice": [["audio", "text"], ["text"]]},
