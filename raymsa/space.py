@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from raymsa.errors import SpecError
-from raymsa.ranges import points
+from raymsa.ranges import points, size
 from raymsa.spec import Run, trial
 
 Values = dict[str, Any]  # dotted field -> value
@@ -55,6 +55,11 @@ class Space:
                 return None
             found = [{**before, field: self._code(field, value)} for before in found for value in values]
         return found
+
+    def planned(self, wanted: int) -> int:
+        """How many trials there will be: choices that are written differently may be one setting, as [text, audio] and
+        [audio, text] are."""
+        return min(wanted, size(self.ranges) or wanted)
 
     def _suggest(self, asked: Any, field: str) -> Any:
         kind, values = next(iter(self.ranges[field].items()))

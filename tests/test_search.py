@@ -195,6 +195,8 @@ def test_plots_are_four_pages_that_need_no_network(store, tmp_path):
     assert [page.stem for page in pages] == ["history", "importance", "parallel", "slices"]
     assert all("plotly.min.js" in page.read_text() and "https://cdn" not in page.read_text() for page in pages)
     assert (tmp_path / "plots/plotly.min.js").exists()
+    (tmp_path / "file").touch()
+    assert "file/plots: cannot be written (Not a" in command(store, job, "--plot", str(tmp_path / "file/plots"), code=2)
 
 
 def test_without_plotly_one_line_says_what_to_install(store, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from raymsa.errors import LeaseLost, StoreAway
 from raymsa.orders import retry
+from raymsa.report import search as report
 from raymsa.searchspec import Aim
 from raymsa.space import Space
 from raymsa.spec import check, runs
@@ -188,6 +189,7 @@ def test_choices_that_mean_the_same_are_one_setting(store, tmp_path, algorithm):
     space = {"inputs.modalities": {"choice": [["text", "audio"], ["audio", "text"], ["text"]]}}
     job = new_job(store, tmp_path, algorithm=algorithm, space=space, trials=3)
     assert len(train(store, proposals(store, job))) == 2
+    assert report.search(store, job.id).planned == 2
 
 
 def test_one_and_true_are_two_choices():

@@ -140,6 +140,9 @@ def check_cluster(options: dict[str, Any]) -> None:
     for name, option in (("url", "--store"), ("address", "--address")):
         if options.get(name) is not None:
             raise UsageError(f"--cluster and {option} exclude each other: the head has its own")
+    for name in ("plot", "export"):
+        if options.get(name) is not None:
+            raise UsageError(f"--cluster and --{name} exclude each other: the files would lie on the head")
     if options.get("yes") is False:
         raise UsageError("--cluster: nobody can be asked on the head; say --yes")
 

@@ -73,7 +73,7 @@ def search(store: Store, job_id: str) -> Search:
         metric=aim.metric,
         high_is_good=aim.high_is_good,
         seed=job.spec["seeds"][0],
-        planned=asked["trials"],
+        planned=space.planned(asked["trials"]),
         states=dict(Counter(one.state for one in found)),
         best=tuple(best(found, aim)),
         confirmed=tuple(_confirmed(store, job, aim, space, found)),
@@ -104,10 +104,13 @@ def plots(store: Store, job_id: str, folder: Path) -> list[Path]:
             visualization.plot_slice(study),
             visualization.plot_parallel_coordinate(study),
         )
-    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.html" for name in PLOTS]
-    for path, figure in zip(written, figures, strict=True):
-        figure.write_html(path, include_plotlyjs="directory")  # one plotly.min.js beside them; no network
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in zip(written, figures, strict=True):
+            figure.write_html(path, include_plotlyjs="directory")  # one plotly.min.js beside them; no network
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from None
     return written
 
 
