@@ -173,6 +173,14 @@ def test_the_command_says_what_is_best_what_mattered_and_what_ended_early(store,
     assert plain["states"]["done"] == len(plain["best"]) and plain["importance"].keys() == SPACE.keys()
 
 
+def test_a_search_without_a_number_names_no_best_and_one_with_one_number_nothing_that_mattered(store, tmp_path):
+    job = new_job(store, tmp_path, trials=5)
+    assert "no trial has gone to its end with a number yet" in command(store, job)
+    train(store, proposals(store, job), value=lambda spec, epoch: 1.0)
+    shown = command(store, job)
+    assert "the best of 5 trials" in shown and "importance: too few trials went to their end, or all" in shown
+
+
 def test_the_study_is_exported_with_every_trial_and_opens_with_optuna(store, tmp_path):
     import optuna
 

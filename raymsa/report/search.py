@@ -42,7 +42,8 @@ class Confirmed:
 class Search:
     """A job's search: `best` are the trials that went to their end, the best first; `trials` are all of them.
 
-    `importance` says how much of reaching the best tenth is owed to each field (PED-ANOVA); None for too few trials.
+    `importance` says how much of reaching the best tenth is owed to each field (PED-ANOVA); None for too few
+    trials, or if all gave the same.
     """
 
     job_id: str
@@ -164,13 +165,14 @@ def _importance(study: Any) -> dict[str, float] | None:
     """By PED-ANOVA: Optuna's other evaluators need scikit-learn."""
     import optuna
 
-    if len(_complete(study)) < ENOUGH:
+    values = [trial.value for trial in _complete(study)]
+    if len(values) < ENOUGH or len(set(values)) == 1:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return dict(optuna.importance.get_param_importances(study, evaluator=_evaluator()))
-        except (ValueError, RuntimeError, ZeroDivisionError):  # all values alike
+        except (ValueError, RuntimeError, ZeroDivisionError):
             return None
 
 
