@@ -6,11 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from raymsa import queue
 from raymsa.errors import LeaseLost, StoreAway
-from raymsa.home import job_log
+from raymsa.home import job_log, log_to
 from raymsa.store import Store
 from raymsa.store.queries import Task
 
@@ -89,8 +88,5 @@ class JobLog:
         self.only_in_file(line)
 
     def only_in_file(self, line: str) -> None:
-        """Keep a line that is too much for the screen; a full disk must not end what it only tells of."""
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        """Keep a line that is too much for the screen."""
+        log_to(self._path, line)

@@ -94,7 +94,7 @@ def submit_command(
     named = [f"queue.{name}={json.dumps(value)}" for name, value in wishes.items() if value is not None]
     job = load_job(file, [*overrides, *named])
     if cluster is not None:
-        check_cluster({"url": url, "address": address})
+        check_cluster({"url": url, "address": address, "notify": notify})
         _send(cluster, job, dry_run, as_json)
         return
     if dry_run:

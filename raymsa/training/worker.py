@@ -16,6 +16,7 @@ from typing import Any
 
 from raymsa.causes import cause_of
 from raymsa.errors import Lost, RaymsaError, Stopped
+from raymsa.home import log_to
 from raymsa.place import write_at_once
 
 # Ray's own retries are off: they would be endless, and what is tried again, when and how often is causes.py's to say.
@@ -186,8 +187,7 @@ def _be_quiet() -> None:
 
 
 def _log(work: dict[str, Any], line: str) -> None:
-    with suppress(OSError), (Path(work["folder"]) / "log.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+    log_to(Path(work["folder"]) / "log.txt", line)
 
 
 def _trace() -> str:
