@@ -42,9 +42,10 @@ class Driver:
     ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(3)}")
     _stop: threading.Event = field(default_factory=threading.Event)
+    _look: threading.Event = field(default_factory=threading.Event)  # at the queue, without waiting for the next turn
     _ray_is_up: bool = False
     _pulse: Pulse | None = None  # of a cluster
-    _busy: list[threading.Thread] = field(default_factory=list)
+    _busy: set[threading.Thread] = field(default_factory=set)
     _trouble: RaymsaError | None = None
 
     def serve(self, done: Callable[[], bool], idle: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +71,7 @@ class Driver:
                 except StoreError as error:  # the end, but one in order for the tasks at hand
                     self._trouble = error
                     self.stop()
-            while any(thread.is_alive() for thread in self._busy):
+            while self._busy:
                 self._look_at_session(ray)
                 time.sleep(0.1)
         if self._trouble is not None:
@@ -79,6 +80,7 @@ class Driver:
     def stop(self) -> None:
         """Ask for an end: the tasks at hand write a checkpoint and are given back with their place in the queue."""
         self._stop.set()
+        self._look.set()
 
     @property
     def stopped(self) -> bool:
@@ -86,13 +88,13 @@ class Driver:
         return self._stop.is_set()
 
     def _turn(self, ray: ExitStack, idle: Callable[[], None]) -> None:
-        self._busy = [thread for thread in self._busy if thread.is_alive()]
         task = None
         if len(self._busy) < self.tasks_at_once:
             task = queue.claim(self.store, self.name, self.lease_s)
         if task is None:
             idle()
-            self._stop.wait(POLL_S)
+            self._look.wait(POLL_S)
+            self._look.clear()
             return
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop, log)
@@ -100,7 +102,7 @@ class Driver:
         # In this thread: Linux ends what Ray starts when the thread that started it ends.
         if self._has_session(task, lease, ray):
             thread = threading.Thread(target=self._do, args=(task, lease, log), daemon=True, name=f"task-{task.id}")
-            self._busy.append(thread)
+            self._busy.add(thread)
             thread.start()
 
     def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
@@ -123,6 +125,8 @@ class Driver:
             log(f"{task.kind} interrupted: {type(error).__name__}: {error}")
         finally:
             lease.end()
+            self._busy.discard(threading.current_thread())
+            self._look.set()
 
     def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
         """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreAway."""
@@ -190,5 +194,5 @@ class Driver:
             queue.finish(self.store, task)
 
     def _tell_end(self, task: Task) -> None:
-        if queue.job_state(queries.tasks(self.store, task.job_id)) in ENDED:
+        if queries.state(self.store, task.job_id) in ENDED:
             self.ended(task.job_id)

@@ -24,8 +24,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from raymsa.errors import RaymsaError, StoreError, UsageError
-from raymsa.queue import job_state
 from raymsa.store import Store, queries, records
+from raymsa.store.states import state_of
 from raymsa.words import for_json
 
 URL_S, COMMAND_S = 10.0, 60.0
@@ -63,7 +63,7 @@ def message(store: Store, job_id: str) -> dict[str, Any]:
     return {
         "job": job.id,
         "name": job.name,
-        "state": job_state(tasks),
+        "state": state_of(task.state for task in tasks),
         "error": errors or None,
         "seconds": max(ended) - min(begun) if begun and ended else 0.0,
         "best": _best(store, job_id),

@@ -10,9 +10,9 @@
      `----retry---------------------------- failed, cancelled
 
 A task starts when all tasks it waits for are done: the one before it in its job, and those of `after:`. A job has no
-state of its own: `job_state` derives it. Whoever changes a state writes the event in the same transaction; `what` of
-the event is the new state. A claim is known by driver, attempt and start: a driver that comes back after its lease
-ended is told LeaseLost. Times are the store's: see `Store.now`.
+state of its own: `states.state_of` derives it. Whoever changes a state writes the event in the same transaction;
+`what` of the event is the new state. A claim is known by driver, attempt and start: a driver that comes back after its
+lease ended is told LeaseLost. Times are the store's: see `Store.now`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raymsa.errors import LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.queries import Task
 from raymsa.store.records import insert_event
-from raymsa.store.states import LIVE, ready, state_of
+from raymsa.store.states import LIVE, ready
 from raymsa.store.tables import jobs, runs, tasks, waits
 
 MAX_ATTEMPTS = 5
@@ -184,11 +184,6 @@ def gone(store: Store, driver: str, why: str, *, now: float | None = None) -> in
         at = _now(store, connection, now)
         held = select(tasks).where(tasks.c.state == "running", tasks.c.driver == driver).with_for_update()
         return len([_take(connection, row, at, driver, why) for row in connection.execute(held).all()])
-
-
-def job_state(tasks: Iterable[Task]) -> str:
-    """A job's state from its tasks'."""
-    return state_of(task.state for task in tasks)
 
 
 def expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:

@@ -18,7 +18,6 @@ from raymsa.errors import Lost, NoSession, RaymsaError, StoreAway
 from raymsa.lease import JobLog
 from raymsa.notify import Notices, target
 from raymsa.store import Store, queries
-from raymsa.store.states import LIVE, state_of
 from raymsa.supervise import BROKEN, NO_SESSION, NOTIFY, SESSION_DIED, Options
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -85,11 +84,8 @@ def _say(line: str) -> None:
 
 
 def _done(store: Store, options: Options) -> Callable[[], bool]:
-    if options.job_id is not None:
-        mine = options.job_id
-        return lambda: state_of(queries.job_states(store, mine).get(mine, ())) not in LIVE
-    if options.until_empty:
-        return lambda: not queries.something_to_do(store)
+    if options.job_id is not None or options.until_empty:
+        return lambda: not queries.something_to_do(store, options.job_id)
     return lambda: False
 
 

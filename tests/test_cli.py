@@ -379,6 +379,17 @@ def test_a_job_that_is_removed_while_somebody_waits_for_it_is_not_done(
     assert (result.exit_code, result.stderr) == (102, f"error: job {job_id} was removed from the store\n")
 
 
+def test_a_job_that_waits_for_a_failed_one_is_not_waited_for(home: Path, tmp_path: Path) -> None:
+    first = submit(home, tmp_path)
+    with open_store(home) as store:
+        for task in queries.tasks(store, first):
+            queue.fail(store, queue.claim(store, "driver", 60, first), "broke") if task.seq == 0 else None
+    done = raymsa(home, "submit", str(job_file(tmp_path)), "--after", first, timeout_s=60)
+    assert done.returncode == 101, done.stderr
+    assert f"waits for prepare of job {first}" in done.stderr and f"raymsa retry {first}" in done.stderr
+    assert "starting Ray" not in done.stderr
+
+
 def test_the_age_of_a_job_is_by_the_stores_clock(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submit(home, tmp_path)
     monkeypatch.setattr(Store, "now", lambda *_: time.time() + 7200)  # this machine is two hours late

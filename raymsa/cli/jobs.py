@@ -26,7 +26,7 @@ from raymsa.cli.base import (
     say,
     store_option,
 )
-from raymsa.errors import Cancelled, NotFound, Paused, RaymsaError, UsageError
+from raymsa.errors import Cancelled, NotFinished, NotFound, Paused, RaymsaError, UsageError
 from raymsa.provenance import SENT_BY, who
 from raymsa.store import Store, queries
 from raymsa.store.states import LIVE
@@ -245,12 +245,16 @@ def _dry_run(job: Any, as_json: bool) -> None:
 
 def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -> None:
     """Serve the queue until the job is over, then show its results; leaves with the job's exit code."""
+    from raymsa.report.status import stuck
+
     job_id = str(options.job_id)
     supervisor = Supervisor(store, options, say, notify)
     supervisor.serve()
     state = queries.state(store, job_id)
     if state == "paused":
         raise Paused(f"job {job_id} was paused; raymsa resume {job_id} goes on with it")
+    if state in LIVE and not supervisor.stopped and (why := stuck(store, job_id)):
+        raise NotFinished(f"job {job_id} keeps its place and waits for {why}")
     if state in LIVE:
         say(f"detached: job {job_id} keeps its place and goes on from its last checkpoint with `raymsa work`")
         say(f"  raymsa status {job_id}    raymsa resume {job_id}    raymsa cancel {job_id}")

@@ -70,10 +70,12 @@ def retry_command(job: str | None, failed: bool, url: str | None, as_json: bool)
 @cluster_option()
 def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
     """Wait until a job is over; leaves with its exit code (0 done, 1 failed, 103 cancelled, 101 not finished)."""
+    from raymsa.report.status import stuck
+
     store = open_store(url)
     found, until = queries.job(store, job), time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
     while (state := queries.state(store, found.id)) in LIVE:
-        if why := _stuck(store, found.id):
+        if why := stuck(store, found.id):
             raise NotFinished(f"job {found.id} waits for {why}")
         if time.monotonic() > until:
             raise NotFinished(f"job {found.id} is still {state}")
@@ -121,12 +123,3 @@ def _told(store: Store, job_id: str, what: orders.Ended, word: str, as_json: boo
 
 def _failed(store: Store) -> list[str]:
     return [job_id for job_id, states in queries.job_states(store).items() if "failed" in states]
-
-
-def _stuck(store: Store, job_id: str) -> str:
-    """What a job waits for that will not come by itself, and what to do."""
-    advice = {"failed": "retry", "cancelled": "retry", "paused": "resume"}
-    for task in queries.awaited(store, job_id):
-        if task.state in advice:
-            return f"job {task.job_id}, which is {task.state}; raymsa {advice[task.state]} {task.job_id}"
-    return ""

@@ -83,7 +83,6 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
-    from raymsa.queue import job_state
     from raymsa.store import queries
 
     store = open_store(url)
@@ -96,7 +95,7 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
     if as_json:
         print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
         return
-    _print_log(path, (lambda: job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
+    _print_log(path, (lambda: queries.state(store, job_id) in ENDED) if follow else None)
 
 
 @main.command("results", short_help="A job's table.")
@@ -106,12 +105,11 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
 @json_option
 def results_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
-    from raymsa.queue import job_state
     from raymsa.store import queries
 
     store = open_store(url)
     found = queries.job(store, job)
-    state = job_state(queries.tasks(store, found.id))
+    state = queries.state(store, found.id)
     if state in LIVE and not any(r.state == "done" for r in queries.runs(store, found.id)):
         raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
     show_results(store, found.id, as_json)

@@ -308,7 +308,7 @@ def _open_postgresql(url: URL, create: bool) -> Engine:
 def _postgresql_engine(url: URL) -> Engine:
     give_up = {name: value for name, value in GIVE_UP.items() if name not in url.query}
     try:  # pre-ping: a server that was restarted costs nobody a transaction
-        return create_engine(url, connect_args=give_up, pool_pre_ping=True)
+        return create_engine(url, connect_args=give_up, pool_pre_ping=True, use_native_hstore=False)
     except ImportError:
         raise StoreError(_one_line(url, "PostgreSQL needs a driver: pip install 'raymsa[postgres]'")) from None
 

@@ -19,7 +19,7 @@ LAST = "\U0010ffff"  # no character comes after it
 
 @dataclass(frozen=True)
 class Job:
-    """What a person submitted; its state is `queue.job_state` of its tasks."""
+    """What a person submitted; its state is `state_of` those of its tasks."""
 
     id: str
     name: str
@@ -194,12 +194,14 @@ def awaited(store: Store, job_id: str) -> list[Task]:
     return _rows(store, Task, foreign.order_by(other.c.id))
 
 
-def something_to_do(store: Store) -> bool:
-    """Whether a task runs or will be started without anybody's doing: one behind a failed one waits for `retry`."""
+def something_to_do(store: Store, job_id: str | None = None) -> bool:
+    """Whether a task, or one of a job, runs or will be started without anybody's doing: one behind a failed one waits
+    for `retry`."""
     early, late, waits = tables.tasks.alias("early"), tables.tasks, tables.waits
     stuck = select(late.c.id).where(late.c.state.in_(("failed", "cancelled", "paused"))).cte("stuck", recursive=True)
     stuck = stuck.union(select(waits.c.task_id).join(stuck, stuck.c.id == waits.c.after_id))
     live = select(early.c.id).where(early.c.state.in_(LIVE), early.c.id.not_in(select(stuck.c.id)))
+    live = live if job_id is None else live.where(early.c.job_id == job_id)
     with store.read() as connection:
         return connection.execute(live.limit(1)).first() is not None
 
