@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -79,6 +81,11 @@ def served(store: Store, host: str, port: int) -> Iterator[str]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # one who does not read must not keep `raymsa work` from ending
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing is said of one who hung up: that is a page of trace on the screen of `raymsa work`."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(store: Store) -> type[BaseHTTPRequestHandler]:

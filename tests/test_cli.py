@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from raymsa import orders, queue
 from raymsa.cli import main
+from raymsa.errors import StoreAway
 from raymsa.spec import check, digest, runs
 from raymsa.store import Store, queries, records
 from tests import stores
@@ -377,6 +378,27 @@ def test_a_job_that_is_removed_while_somebody_waits_for_it_is_not_done(
     monkeypatch.setattr("raymsa.cli.orders.time.sleep", lambda _: orders.remove(open_store(home), job_id, "eve"))
     result = call("wait", job_id)
     assert (result.exit_code, result.stderr) == (102, f"error: job {job_id} was removed from the store\n")
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(home, tmp_path)
+    finish(home, job_id)
+    away, state = [True, True], queries.state
+
+    def answer(store: Store, job_id: str) -> str:
+        if away:
+            away.pop()
+            raise StoreAway("the server is being restarted")
+        return state(store, job_id)
+
+    monkeypatch.setattr(queries, "state", answer)
+    result = call("wait", job_id)
+    assert result.exit_code == 0
+    assert result.stderr == f"the server is being restarted; waiting for it\njob {job_id} is done\n"
+    away.append(True)
+    assert call("wait", job_id, "--timeout", "0").exit_code == 1
 
 
 def test_a_job_that_waits_for_a_failed_one_is_not_waited_for(home: Path, tmp_path: Path) -> None:

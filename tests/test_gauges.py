@@ -1,6 +1,8 @@
 """The queue as Prometheus reads it."""
 
 import socket
+import struct
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -117,3 +119,22 @@ def test_a_port_in_use_is_one_clear_line(tmp_path) -> None:
         assert result.exit_code == 2
         assert result.stderr.startswith(f"error: --metrics {port}: ")
         assert result.stderr.count("\n") == 1
+
+
+def test_one_who_hangs_up_is_not_told_of(store, capfd: pytest.CaptureFixture[str], monkeypatch) -> None:
+    gone = threading.Event()
+
+    def late(store: Store) -> bytes:
+        gone.wait(10)
+        return b"x" * 10_000_000
+
+    monkeypatch.setattr(gauges, "text", late)
+    with gauges.served(store, "127.0.0.1", 0) as address:
+        port = int(address.rsplit(":", 1)[1].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves with a reset
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            time.sleep(0.2)
+        gone.set()
+        time.sleep(0.5)
+    assert capfd.readouterr().err == ""

@@ -134,7 +134,7 @@ def test_a_best_setting_that_is_the_files_own_is_not_run_twice(store, tmp_path):
 
 def test_before_it_is_confirmed_a_search_says_so(store, tmp_path):
     job = searched(store, tmp_path, confirm={})
-    assert "not confirmed yet" in command(store, job)
+    assert "not confirmed" in command(store, job)
     assert "`search.confirm` would" in command(store, searched(store, tmp_path))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from raymsa import __version__
-from raymsa.errors import RaymsaError, UsageError
+from raymsa.errors import RaymsaError, StoreAway, UsageError
 from raymsa.home import store_url
 from raymsa.words import for_json
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from raymsa.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+LOOK_S = 0.5  # between two looks at the store
 WORDS = "raymsa.words"  # in click's context: the command line as it was typed
 
 COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
@@ -174,6 +178,24 @@ def complain(text: str) -> None:
 def json_option(command: F) -> F:
     """`--json`; the command gets `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)
+
+
+def answered(ask: Callable[[], T], until: float = math.inf) -> T:
+    """What the store says; one that does not answer is waited for, with a line, until a moment (monotonic clock).
+
+    Raises StoreAway after that.
+    """
+    told = False
+    while True:
+        try:
+            return ask()
+        except StoreAway as error:
+            if time.monotonic() > until:
+                raise
+            if not told:
+                say(f"{error}; waiting for it")
+            told = True
+            time.sleep(LOOK_S)
 
 
 def open_store(url: str | None, create: bool = False) -> Store:

@@ -8,14 +8,22 @@ import time
 import click
 
 from raymsa import orders
-from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import (
+    LOOK_S,
+    answered,
+    cluster_option,
+    json_option,
+    main,
+    open_store,
+    print_json,
+    say,
+    store_option,
+)
 from raymsa.errors import Cancelled, NotFinished, RaymsaError, UsageError
 from raymsa.home import home, job_log, run_dir
 from raymsa.provenance import who
 from raymsa.store import Store, queries
 from raymsa.store.states import LIVE
-
-LOOK_S = 0.5
 
 
 @main.command("cancel", short_help="Take a job out, running or not.")
@@ -74,8 +82,8 @@ def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
 
     store = open_store(url)
     found, until = queries.job(store, job), time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-    while (state := queries.state(store, found.id)) in LIVE:
-        if why := stuck(store, found.id):
+    while (state := answered(lambda: queries.state(store, found.id), until)) in LIVE:
+        if why := answered(lambda: stuck(store, found.id), until):
             raise NotFinished(f"job {found.id} waits for {why}")
         if time.monotonic() > until:
             raise NotFinished(f"job {found.id} is still {state}")

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import (
+    LOOK_S,
+    answered,
+    cluster_option,
+    json_option,
+    main,
+    open_store,
+    print_json,
+    say,
+    store_option,
+)
 from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
 from raymsa.home import job_log, run_dir
@@ -95,7 +105,7 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
     if as_json:
         print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
         return
-    _print_log(path, (lambda: queries.state(store, job_id) in ENDED) if follow else None)
+    _print_log(path, (lambda: answered(lambda: queries.state(store, job_id)) in ENDED) if follow else None)
 
 
 @main.command("results", short_help="A job's table.")
@@ -241,4 +251,4 @@ def _print_log(path: Path, over: Callable[[], bool] | None) -> None:
                 position = file.tell()
         if ended:
             return
-        time.sleep(0.5)
+        time.sleep(LOOK_S)

@@ -83,7 +83,7 @@ def _verdict(found: Search) -> str:
         return f"the best of {len(found.trials)} trials on one seed are also the luckiest; {todo}"
     left = sum(one.planned - (one.valid.runs if one.valid else 0) for one in found.confirmed)
     if left:
-        return f"not confirmed yet: {left} runs with fresh seeds are not done"
+        return f"not confirmed: {left} runs with fresh seeds are not done"
     first = found.confirmed[0]
     default = next((one for one in found.confirmed if one.is_default), None)
     if first is default:
