@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections import Counter
+from functools import cached_property
 
 import pytest
 
@@ -52,7 +53,7 @@ class Place:
                 start_new_session=True,
             )
 
-    @property
+    @cached_property
     def store(self):
         return Store.open(self.store_url, create=False)
 
@@ -110,6 +111,7 @@ def place(tmp_path_factory, tiny_folder, home):
             finally:
                 driver.terminate()
                 driver.wait(120)
+                made.store.close()
 
 
 def tables(url):
