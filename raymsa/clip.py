@@ -174,7 +174,7 @@ class Batch:
     """Clips as tensors on one device.
 
     Axes: B clips, T tokens, M mel bins, L mel frames of all clips one after another, A clips with sound,
-    V clips with picture, P patches of all clips one after another, X numbers in a patch.
+    V clips with picture, P patches of all clips one after another, X numbers in a patch, N real tokens of all clips.
     """
 
     ids: list[str]
@@ -182,6 +182,8 @@ class Batch:
     token_BT: torch.Tensor
     mask_BT: torch.Tensor  # 1 where there is a token, 0 where there is padding
     position_3BT: torch.Tensor  # M-RoPE: time, height, width
+    lengths: list[int]  # real tokens of each clip, known without asking the device
+    real_N: torch.Tensor  # places of all real tokens, counted through the [B * T] of the batch
     answer_BT: torch.Tensor | None = None  # True on tokens to be learned (generative training only)
     mel_ML: torch.Tensor | None = None
     mel_length_A: torch.Tensor | None = None
@@ -195,5 +197,5 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Real tokens, padding not counted. Synchronises when the batch is on a GPU: ask before `to`."""
-        return int(self.mask_BT.sum())
+        """Real tokens, padding not counted."""
+        return sum(self.lengths)

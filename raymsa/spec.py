@@ -74,7 +74,13 @@ class TrainSpec(Spec):
 
     epochs: int = Field(10, ge=0, description="passes over the training clips; 0 evaluates only (zero-shot)")
     batch_clips: int = Field(16, ge=1, description="clips per optimizer step")
-    batch_tokens: int = Field(8192, ge=1, description="tokens, padding counted, per forward pass; more is accumulated")
+    batch_tokens: int = Field(
+        8192, ge=1, description="tokens per forward pass, padding counted where there is any; more is accumulated"
+    )
+    packing: bool = Field(
+        True,
+        description="a pass's clips one after another in one row, without padding; gen decodes padded all the same",
+    )
     lora_lr: float = Field(2e-4, gt=0, description="peak learning rate of the adapters")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the readout's head")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")

@@ -23,6 +23,7 @@ class Generative(Readout):
     """The model says the score as a signed number with two decimals, or a class by its name."""
 
     needs_lm_head: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
 
     kind: Literal["gen"] = "gen"
     max_new_tokens: int = Field(8, ge=1, le=64, description="tokens decoded at most; a score has 5 or 6")

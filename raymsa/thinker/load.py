@@ -22,6 +22,7 @@ from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.packed import NAME, Row, offer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +52,11 @@ class Thinker:
         self.tokenizer = folder.tokenizer
         self.width: int = folder.config.text_config.hidden_size
         self.device = device
+        self.packing = False
         self._trained = trained  # the parts with adapters: only they need a backward pass
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._core = self._base.model
+        self._known: tuple[Tensor, Row] | None = None  # the latest batch's mask, and the row made of it
 
     def embed(self, batch: Batch) -> Embedded:
         """Word vectors, with the towers' outputs in the places of their placeholders."""
@@ -63,6 +66,7 @@ class Thinker:
             hidden_BTD = self._fill(hidden_BTD, batch, config.audio_token_id, self._hear(batch))
         if batch.patch_PX is not None:
             hidden_BTD = self._fill(hidden_BTD, batch, config.video_token_id, self._see(batch))
+        self._known = batch.mask_BT, Row(batch.lengths, batch.real_N)
         return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
 
     def embed_tokens(self, token_BT: Tensor) -> Tensor:
@@ -72,6 +76,8 @@ class Thinker:
 
     def hidden(self, embedded: Embedded, cache: Any = None) -> Tensor:
         """Final-layer hidden states [B, T, D]; lm_head is not touched."""
+        if self.packing and cache is None:
+            return self._in_one_row(embedded)
         out = self._core.language_model(
             inputs_embeds=embedded.hidden_BTD,
             attention_mask=embedded.mask_BT,
@@ -81,6 +87,13 @@ class Thinker:
         )
         hidden_BTD: Tensor = out.last_hidden_state
         return hidden_BTD
+
+    def pack(self) -> None:
+        """From now on passes without a cache put all clips in one row; see `raymsa.thinker.packed`."""
+        self.packing = True
+        if self._core.language_model.config._attn_implementation == "sdpa":
+            offer()
+            self._core.language_model.set_attn_implementation(NAME)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """lm_head [N, V]."""
@@ -104,6 +117,14 @@ class Thinker:
             self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         else:
             self._base.gradient_checkpointing_disable()
+
+    def _in_one_row(self, embedded: Embedded) -> Tensor:
+        known = self._known
+        # a readout may have lengthened the sequence: then the mask is another one
+        row = known[1] if known and known[0] is embedded.mask_BT else Row.of(embedded.mask_BT)
+        language = self._core.language_model
+        inputs = row.inputs(embedded, language.config._attn_implementation)
+        return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
 
     def _hear(self, batch: Batch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):

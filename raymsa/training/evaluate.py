@@ -26,7 +26,8 @@ class Prediction(NamedTuple):
 
 def score(student: Student, collate: Collate, clips: Iterable[Clip], batch_tokens: int) -> Iterator[Prediction]:
     """One prediction per clip, in the clips' order."""
-    passes = within_budget((collate.measure(clip) for clip in clips), batch_tokens)
+    packed = student.thinker.packing and not student.readout.decodes
+    passes = within_budget((collate.measure(clip) for clip in clips), batch_tokens, packed)
     for measured, batch in ahead((some, collate(some)) for some in passes):
         readings = student.read(batch)
         for one, reading in zip(measured, readings, strict=True):

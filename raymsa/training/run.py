@@ -78,6 +78,9 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         watch.log(clips.about(WINDOWS_HELD * work.spec.train.window_clips))
         begins = f"{'goes on' if last else 'starts'} at step {position.step}"
         watch.log(f"{begins}; loaded in {time.monotonic() - begun:.1f} s")
+        if work.spec.train.packing and not student.thinker.packing:
+            kind = work.spec.readout.kind
+            watch.log(f"train.packing: off, for `{kind}` puts blocks between the layers; its passes are padded")
         position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
         best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
         checkpoint.load_weights(best, student)
@@ -137,6 +140,8 @@ def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -
     adapter = checkpoint.adapter(saved) if saved else None
     lora = spec.lora if spec.train.epochs else None
     thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
+    if spec.train.packing and spec.readout.packs():
+        thinker.pack()
     head = spec.readout.head(thinker.width, target)
     student = Student(thinker, spec.readout, head.to(device) if head is not None else None, target, spec.model)
     if saved:
@@ -161,7 +166,7 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
         mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
-        steps = steps_of_epoch(mine, collate.measure, train, seed, skip)
+        steps = steps_of_epoch(mine, collate.measure, train, seed, skip, student.thinker.packing)
         return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
     def valid_error() -> float:
