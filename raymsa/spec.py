@@ -32,6 +32,7 @@ from raymsa.yamlfile import read_mapping
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYOUTS = kinds("raymsa.datasets", Layout)  # type: ignore[type-abstract]
 READOUTS = kinds("raymsa.readouts", Readout)  # type: ignore[type-abstract]
+CHECKPOINTING = {"none": False, "false": False, "true": True, "towers": "towers"}  # words for train.checkpointing
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of jobs and variants: they become parts of file names
 SECTION_FILES = ("dataset", "model", "readout")  # sections that may be the path of a file
 OF_THE_JOB = {  # what all runs of a job share, and what to do instead
@@ -87,9 +88,24 @@ class TrainSpec(Spec):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     patience: int = Field(3, ge=1, description="epochs without a better valid MAE (or weighted F1) before a run stops")
-    checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
+    checkpointing: bool | int | Literal["towers"] = Field(
+        True,
+        description="activations recomputed in the backward pass to save memory: true of every layer, false (none) of "
+        "none, a number n of every n-th layer, towers of the two towers alone",
+    )
     checkpoint_every_s: float = Field(600, gt=0, description="seconds between resume points inside an epoch")
     window_clips: int = Field(256, ge=1, description="clips held in host memory to shuffle and sort by length")
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _one_policy(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() in CHECKPOINTING:
+            return CHECKPOINTING[value.strip().lower()]
+        if isinstance(value, bool) or (isinstance(value, int) and value > 1):
+            return value
+        if value == 1:
+            return True
+        raise ValueError(f"given {value!r}; give true (every layer), false, n (every n-th layer, from 1) or towers")
 
 
 class QueueSpec(Spec):

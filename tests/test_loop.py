@@ -27,7 +27,7 @@ from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, LoraSpec, ModelSpec, TrainSpec, check
 from raymsa.target import Labels, Scale
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import load
+from raymsa.thinker.load import layers, load
 from raymsa.training import checkpoint, run
 from raymsa.training.loop import Feed, Position, fit, make_optimizer, rate, step
 from raymsa.training.predictions import read_predictions
@@ -158,14 +158,42 @@ def test_what_is_not_an_adapter_or_the_head_never_changes():
 @pytest.mark.parametrize("kind", READOUTS)
 def test_recomputing_activations_changes_no_gradient(kind):
     grads = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, 2, "towers"):
         student = make_student(STILL[kind], modalities=ALL, quantization="nf4")
         batches = batches_of(student, [4], MIXED, ALL)
         student.train_mode(True, checkpointing)
         student.loss_B(batches[0]).sum().backward()
         grads.append([p.grad for group in student.groups(TrainSpec()) for p in group["params"]])
         assert all(g is not None for g in grads[-1])
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+    first, *others = grads
+    for other in others:
+        assert all(torch.allclose(one, another, atol=1e-5) for one, another in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "language", "tower"),
+    [
+        (False, [1, 1, 1, 1], [1, 1]),
+        (True, [2, 2, 2, 2], [2, 2]),
+        (2, [2, 1, 2, 1], [2, 1]),
+        (3, [2, 1, 1, 2], [2, 1]),
+        ("towers", [1, 1, 1, 1], [2, 2]),
+    ],
+    ids=str,
+)
+def test_each_policy_recomputes_the_layers_it_names(checkpointing, language, tower):
+    student = make_student(STILL["disc"], modalities=ALL)
+    (batch,) = batches_of(student, [4], MIXED, ALL)
+    core, passes = student.thinker._core, {}
+    for part in ("language_model", "audio_tower", "visual"):
+        for index, layer in enumerate(layers(getattr(core, part))):
+            passes[part, index] = 0
+            inner = layer.fc1 if part == "audio_tower" else layer.mlp
+            inner.register_forward_pre_hook(lambda *_, at=(part, index): passes.__setitem__(at, passes[at] + 1))
+    student.train_mode(True, checkpointing)
+    student.loss_B(batch).sum().backward()
+    found = {part: [passes[p, i] for p, i in passes if p == part] for part, _ in passes}
+    assert found == {"language_model": language, "audio_tower": tower, "visual": tower}
 
 
 def test_activations_are_recomputed_in_every_part_without_reentrance_and_only_in_training():

@@ -79,7 +79,8 @@ def raw_job(**sections: Any) -> dict[str, Any]:
         ("train: {lora_lr: fast}", "train.lora_lr: given 'fast'; give a number"),
         ("train: {lora_lr: .inf}", "train.lora_lr: given inf; give a finite number"),
         ("train: {lora_lr: .nan}", "train.lora_lr: given nan; give a finite number"),
-        ("train: {checkpointing: perhaps}", "train.checkpointing: given 'perhaps'; give true or false"),
+        ("train: {checkpointing: perhaps}", "train.checkpointing: given 'perhaps'; give true (every layer), "),
+        ("train: {checkpointing: 0}", "train.checkpointing: given 0; give true (every layer), false, n (every n-th "),
         ("train: 3", "train: given 3; give a mapping (`field: value`)"),
         ("train:", "train: given None; give a mapping (`field: value`)"),
         ("lora: {targets: q_proj}", "lora.targets: given 'q_proj'; give a list: [q_proj]"),
@@ -594,6 +595,15 @@ def test_a_default_that_is_written_out_changes_no_digest() -> None:
     written = check(raw_job(), "").model_dump(mode="json")
     assert digest(check(raw_job(), "")) == digest(check(written, ""))
     assert digest(check(raw_job(lora={"alpha": 32}), "")) == digest(check(raw_job(), ""))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("true", True), ("false", False), ("none", False), ("1", True), ("2", 2), ("5", 5), ("towers", "towers")],
+)
+def test_checkpointing_is_written_as_before_or_as_a_policy(tmp_path: Path, written: str, meant: object) -> None:
+    found = job(tmp_path, "", f"train.checkpointing={written}").train.checkpointing
+    assert found == meant and type(found) is type(meant)
 
 
 @pytest.mark.parametrize(

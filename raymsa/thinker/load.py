@@ -110,13 +110,16 @@ class Thinker:
         """The adapters' trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def train_mode(self, on: bool, checkpointing: bool) -> None:
-        """Switch dropout and recomputation of activations (non-reentrant) on or off."""
+    def train_mode(self, on: bool, checkpointing: bool | int | str) -> None:
+        """Switch dropout and recomputation of activations (non-reentrant) on or off; see `train.checkpointing`."""
         self.model.train(on)
-        if on and checkpointing:
-            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self._base.gradient_checkpointing_disable()
+        if not (on and checkpointing):
+            self._base.activation_checkpointing_disable()
+            return
+        self._base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for part in (part for part in PARTS if getattr(self._core, part, None) is not None):
+            for index, layer in enumerate(layers(getattr(self._core, part))):
+                layer.gradient_checkpointing = _recomputed(part, index, checkpointing)
 
     def _in_one_row(self, embedded: Embedded) -> Tensor:
         known = self._known
@@ -142,6 +145,18 @@ class Thinker:
     def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
         place_BT1 = (batch.token_BT == placeholder).unsqueeze(-1)
         return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
+
+
+def layers(part: Any) -> nn.ModuleList:
+    """The repeated layers of the language model or of a tower."""
+    found: nn.ModuleList = part.blocks if hasattr(part, "blocks") else part.layers
+    return found
+
+
+def _recomputed(part: str, index: int, checkpointing: bool | int | str) -> bool:
+    if isinstance(checkpointing, str):  # towers
+        return part != "language_model"
+    return index % int(checkpointing) == 0
 
 
 def open_folder(spec: ModelSpec) -> Folder:

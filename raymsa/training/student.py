@@ -53,7 +53,7 @@ class Student:
         head = list(self.head.parameters()) if self.head is not None else []
         return sum(p.numel() for p in [*self.thinker.parameters(), *head])
 
-    def train_mode(self, on: bool, checkpointing: bool = False) -> None:
+    def train_mode(self, on: bool, checkpointing: bool | int | str = False) -> None:
         """Dropout and recomputation of activations on or off."""
         self.thinker.train_mode(on, checkpointing)
         if self.head is not None:
