@@ -84,6 +84,11 @@ class TrainSpec(Spec):
     )
     lora_lr: float = Field(2e-4, gt=0, description="peak learning rate of the adapters")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the readout's head")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="adamw: torch's, its state in float32; paged_adamw_8bit: bitsandbytes', a quarter of that state, "
+        "which may move to host memory; needs a GPU, and its results are a little different",
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -176,6 +181,12 @@ class _JobBase(Spec):
     def _fillable_prompt(self) -> _JobBase:
         if problem := prompt_problem(self):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> _JobBase:
+        if self.train.optimizer == "paged_adamw_8bit" and not self.resources.gpus:
+            raise ValueError("train.optimizer: paged_adamw_8bit needs a GPU, and resources.gpus is 0; take adamw")
         return self
 
     @model_validator(mode="after")

@@ -139,6 +139,16 @@ def test_a_readout_without_a_head_has_one_group_of_rates():
     assert len(make_optimizer(make_student(STILL["gen"]), TrainSpec()).param_groups) == 1
 
 
+def test_the_fused_optimizer_moves_weights_as_the_plain_one_does(monkeypatch):
+    plain, moved = torch.optim.AdamW, []
+    for swapped in (False, True):
+        if swapped:
+            monkeypatch.setattr(torch.optim, "AdamW", lambda groups, fused, **rest: plain(groups, **rest))
+        student = make_student(STILL["disc"])
+        moved.append(one_step(student, batches_of(student, [12]))[3])
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(*moved, strict=True))
+
+
 def test_gradients_are_scaled_down_to_the_largest_norm_allowed():
     student = make_student(STILL["disc"])
     _, norm, gradients, _, _ = one_step(student, batches_of(student, [12]), TrainSpec(max_grad_norm=0.01))

@@ -597,6 +597,11 @@ def test_a_default_that_is_written_out_changes_no_digest() -> None:
     assert digest(check(raw_job(lora={"alpha": 32}), "")) == digest(check(raw_job(), ""))
 
 
+def test_an_optimizer_of_gpus_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE + "resources: {gpus: 0}\ntrain: {optimizer: paged_adamw_8bit}\n")
+    assert problem(path) == "train.optimizer: paged_adamw_8bit needs a GPU, and resources.gpus is 0; take adamw"
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [("true", True), ("false", False), ("none", False), ("1", True), ("2", 2), ("5", 5), ("towers", "towers")],

@@ -124,7 +124,13 @@ class Start:
 
 def make_optimizer(student: Student, train: TrainSpec) -> torch.optim.Optimizer:
     """AdamW with separate rates for adapters and head; each group remembers its peak rate."""
-    optimizer = torch.optim.AdamW(student.groups(train), weight_decay=train.weight_decay)
+    groups = student.groups(train)
+    if train.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=train.weight_decay, fused=True)
+    else:
+        from bitsandbytes.optim import PagedAdamW8bit
+
+        optimizer = PagedAdamW8bit(groups, weight_decay=train.weight_decay)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     return optimizer
