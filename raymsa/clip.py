@@ -111,6 +111,8 @@ def video_tokens(frames: int, height: int, width: int) -> int:
     return -(-frames // FRAMES_PER_TOKEN) * (height // MERGED_PATCH) * (width // MERGED_PATCH)
 
 
+SIZES = ("mel_length_A", "grid_V3")  # of a batch: what the towers' work is planned by, on the host
+
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -185,15 +187,23 @@ class Batch:
     lengths: list[int]  # real tokens of each clip, known without asking the device
     real_N: torch.Tensor  # places of all real tokens, counted through the [B * T] of the batch
     answer_BT: torch.Tensor | None = None  # True on tokens to be learned (generative training only)
+    learned_2K: torch.Tensor | None = None  # row and column of each of the K tokens to be learned
     mel_ML: torch.Tensor | None = None
     mel_length_A: torch.Tensor | None = None
     patch_PX: torch.Tensor | None = None
     grid_V3: torch.Tensor | None = None  # patches per clip: time, height, width
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with every tensor on `device`."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if hasattr(v, "to")}
+        """The same batch on `device`; sizes, which the host reads, stay where they are."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in self._tensors().items() if k not in SIZES}
         return Batch(**{**vars(self), **moved})
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU takes from while the host goes on."""
+        return Batch(**{**vars(self), **{k: v.pin_memory() for k, v in self._tensors().items() if k not in SIZES}})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in vars(self).items() if hasattr(v, "to")}
 
     @property
     def tokens(self) -> int:

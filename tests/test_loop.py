@@ -358,6 +358,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_step_and_the_clips():
         fit(student, TrainSpec(epochs=2, checkpointing=False), feed, Diary(), 1)
 
 
+def test_all_clips_of_a_step_whose_loss_is_no_number_are_named_and_the_weights_stay():
+    student = make_student(STILL["disc"])
+    clips = [replace(c, label=math.nan) if c.id in ("w1", "w9") else c for c in WORDS]
+    before = student.head[0].weight.detach().clone()
+    with pytest.raises(NonFiniteLoss, match=r"^step 1 \(epoch 1\): loss is nan; clips w1, w9$"):
+        one_step(student, batches_of(student, [4, 4, 4], clips))
+    assert torch.equal(student.head[0].weight, before)
+
+
 def test_gradients_that_are_no_numbers_end_the_run_and_leave_the_weights_as_they_were():
     student = make_student(STILL["disc"])
     student.head[0].weight.register_hook(lambda grad: grad * math.inf)

@@ -38,6 +38,7 @@ class Collate:
     encoder: Encoder
     readout: Readout
     side: Side = "left"  # generation needs left padding; nothing depends on it otherwise
+    pin: bool = False  # in memory that a GPU takes from
 
     def __post_init__(self) -> None:
         self.readout.check(self.encoder.answer_tokens, self.encoder.target)
@@ -47,12 +48,13 @@ class Collate:
         return Measured(clip, self.encoder.tokens(clip))
 
     def __call__(self, clips: list[Measured], answers: bool = False) -> Batch:
-        """One padded batch on the CPU; with `answers`, the readout's answers stand behind the prompts."""
+        """One padded batch in host memory; with `answers`, the readout's answers stand behind the prompts."""
         done = [self.encoder.encode(m.clip, m.token_T, self._answer(m.clip) if answers else []) for m in clips]
         width = max(len(e.token_T) for e in done)
         pad = self.encoder.tokenizer.pad_token_id
         mask_BT = self._padded([np.ones(len(e.token_T), int) for e in done], width, 0)
-        return Batch(
+        answer_BT = self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None
+        batch = Batch(
             ids=[e.clip.id for e in done],
             label_B=torch.tensor([e.clip.label for e in done], dtype=torch.float32),
             token_BT=self._padded([np.array(e.token_T) for e in done], width, pad),
@@ -60,9 +62,11 @@ class Collate:
             position_3BT=self._padded([e.position_3T for e in done], width, 1).transpose(0, 1),
             lengths=[len(e.token_T) for e in done],
             real_N=mask_BT.flatten().nonzero()[:, 0],
-            answer_BT=self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None,
+            answer_BT=answer_BT,
+            learned_2K=None if answer_BT is None else answer_BT.nonzero().T,
             **_media(done),
         )
+        return batch.pinned() if self.pin else batch
 
     def _answer(self, clip: Clip) -> list[int]:
         return self.encoder.answer_tokens(self.readout.answer(clip.label, self.encoder.target))

@@ -43,19 +43,20 @@ class Generative(Readout):
 
     def loss_B(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> Tensor:
         """Mean cross-entropy over each clip's answer tokens; only their positions reach lm_head."""
+        import torch
         from torch.nn.functional import cross_entropy
 
-        if batch.answer_BT is None:
+        if batch.learned_2K is None:
             raise ValueError("the batch was collated without answers")
         hidden_BTD, _ = self.run(head, thinker, batch)
         # `before` may have lengthened the sequence in front: answers are counted from its end
         hidden_BTD = hidden_BTD[:, -batch.token_BT.shape[1] :]
-        says_BT = batch.answer_BT[:, 1:]  # position t says token t + 1
-        logits_NV = thinker.logits(hidden_BTD[:, :-1][says_BT]).float()
-        loss_N = cross_entropy(logits_NV, batch.token_BT[:, 1:][says_BT], reduction="none")
-        row_N = says_BT.nonzero()[:, 0]
-        sum_B = loss_N.new_zeros(len(batch.ids)).index_add(0, row_N, loss_N)
-        return sum_B / says_BT.sum(1) * target.weight_B(batch.label_B)
+        row_K, column_K = batch.learned_2K  # indices and no mask: how many there are is known without asking the device
+        logits_KV = thinker.logits(hidden_BTD[row_K, column_K - 1]).float()  # position t says token t + 1
+        loss_K = cross_entropy(logits_KV, batch.token_BT[row_K, column_K], reduction="none")
+        zero_B = loss_K.new_zeros(len(batch.ids))
+        said_B = zero_B.index_add(0, row_K, torch.ones_like(loss_K))
+        return zero_B.index_add(0, row_K, loss_K) / said_B * target.weight_B(batch.label_B)
 
     def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> list[Reading]:
         """Decode greedily (left-padded batch) and parse."""

@@ -23,6 +23,7 @@ from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.packed import NAME, Row, offer
+from raymsa.thinker.towers import heard, seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,15 +132,17 @@ class Thinker:
 
     def _hear(self, batch: Batch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
-            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A)
-        heard: Tensor = out.last_hidden_state
-        return heard
+            out = self._core.audio_tower(
+                batch.mel_ML, feature_lens=batch.mel_length_A, **heard(self._core.audio_tower, batch)
+            )
+        heard_ND: Tensor = out.last_hidden_state
+        return heard_ND
 
     def _see(self, batch: Batch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
-            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3)
-        seen: Tensor = out.pooler_output
-        return seen
+            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3, **seen(self._core.visual, batch))
+        seen_ND: Tensor = out.pooler_output
+        return seen_ND
 
     @staticmethod
     def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
@@ -147,10 +150,9 @@ class Thinker:
         return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
 
 
-def layers(part: Any) -> nn.ModuleList:
+def layers(part: Any) -> Any:
     """The repeated layers of the language model or of a tower."""
-    found: nn.ModuleList = part.blocks if hasattr(part, "blocks") else part.layers
-    return found
+    return part.blocks if hasattr(part, "blocks") else part.layers
 
 
 def _recomputed(part: str, index: int, checkpointing: bool | int | str) -> bool:

@@ -155,7 +155,7 @@ def collate_for(student: Student, spec: Any) -> Collate:
     folder = student.thinker.folder
     words = (spec.inputs, prompt_of(spec), student.target, spec.dataset.language)
     encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, *words)
-    return Collate(encoder, student.readout)
+    return Collate(encoder, student.readout, pin=student.thinker.device.type == "cuda")
 
 
 def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:
