@@ -23,7 +23,7 @@ from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.packed import NAME, Row, offer
-from raymsa.thinker.towers import heard, seen
+from raymsa.thinker.sizes import of_picture, of_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,16 +131,18 @@ class Thinker:
         return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
 
     def _hear(self, batch: Batch) -> Tensor:
+        assert batch.mel_ML is not None and batch.mel_length_A is not None
+        sizes = of_sound(self._core.audio_tower, batch.mel_ML, batch.mel_length_A)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
-            out = self._core.audio_tower(
-                batch.mel_ML, feature_lens=batch.mel_length_A, **heard(self._core.audio_tower, batch)
-            )
+            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A, **sizes)
         heard_ND: Tensor = out.last_hidden_state
         return heard_ND
 
     def _see(self, batch: Batch) -> Tensor:
+        assert batch.patch_PX is not None and batch.grid_V3 is not None
+        sizes = of_picture(self._core.visual, batch.patch_PX, batch.grid_V3)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
-            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3, **seen(self._core.visual, batch))
+            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3, **sizes)
         seen_ND: Tensor = out.pooler_output
         return seen_ND
 

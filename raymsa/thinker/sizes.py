@@ -13,37 +13,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raymsa.clip import Batch
 
-
-def heard(tower: Any, batch: Batch) -> dict[str, Tensor]:
+def of_sound(tower: Any, mel_ML: Tensor, mel_length_A: Tensor) -> dict[str, Tensor]:
     """For the audio tower: sound in pieces of one length, and where their vectors stand."""
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as theirs
 
-    assert batch.mel_ML is not None
-    padded, lengths = theirs.chunk_and_pad_features(batch.mel_ML, batch.mel_length_A, tower.n_window)
+    padded, lengths = theirs.chunk_and_pad_features(mel_ML, mel_length_A, tower.n_window)
     moved = {
         "padded_feature": padded,
         "chunk_lengths": lengths,
         "valid_indices": theirs.get_valid_indices(lengths),
-        "pool_indices": theirs.get_pool_indices(batch.mel_length_A),
+        "pool_indices": theirs.get_pool_indices(mel_length_A),
     }
     bounds = {"cu_seqlens": theirs.get_audio_cu_seqlens(lengths)}
-    return _to(batch.mel_ML.device, moved) | _where_read(tower, batch.mel_ML.device, bounds)
+    return _to(mel_ML.device, moved) | _where_read(tower, mel_ML.device, bounds)
 
 
-def seen(tower: Any, batch: Batch) -> dict[str, Tensor]:
+def of_picture(tower: Any, patch_PX: Tensor, grid_V3: Tensor) -> dict[str, Tensor]:
     """For the vision tower: places of the patches, windows of attention and their bounds."""
     from transformers import vision_utils as theirs
 
-    assert batch.patch_PX is not None
-    grid_V3, merge = batch.grid_V3, tower.spatial_merge_size
+    merge = tower.spatial_merge_size
     index, windows = theirs.get_vision_window_index(
         grid_V3, spatial_merge_size=merge, window_size=tower.window_size, patch_size=tower.patch_size
     )
     moved = {"window_index": index, "position_ids": theirs.get_vision_position_ids(grid_V3, merge)}
     bounds = {"cu_seqlens": theirs.get_vision_cu_seqlens(grid_V3), "cu_window_seqlens": windows}
-    return _to(batch.patch_PX.device, moved) | _where_read(tower, batch.patch_PX.device, bounds)
+    return _to(patch_PX.device, moved) | _where_read(tower, patch_PX.device, bounds)
 
 
 def _where_read(tower: Any, device: torch.device, bounds: dict[str, Tensor]) -> dict[str, Tensor]:
