@@ -83,12 +83,13 @@ def packed_attention(
 
 @cache
 def _flash() -> Any:
-    """torch's flash attention over segments, which works on GPUs alone; None in a torch that has no such."""
+    """torch's flash attention over segments, which works on GPUs since Ampere alone; None where it does not."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if "enable_gqa" in signature(varlen_attn).parameters else None
+    able = "enable_gqa" in signature(varlen_attn).parameters and torch.cuda.get_device_capability() >= (8, 0)
+    return varlen_attn if able else None
 
 
 def _at_once(
