@@ -242,7 +242,7 @@ def targets(lora: LoraSpec) -> Any:
 
 
 def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """Number type of the arithmetic: bfloat16 on a GPU, float32 on a CPU (bf16 is half as fast there)."""
+    """Number type of the arithmetic: bfloat16 on a GPU, float32 on a CPU, where bf16 moved scores by up to 0.05."""
     if spec.compute == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if spec.compute == "bfloat16" else torch.float32
