@@ -22,7 +22,7 @@ from raymsa.data.ahead import ahead
 from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
-from raymsa.errors import DataError, OutOfMemory, Stopped
+from raymsa.errors import DataError, OutOfMemory
 from raymsa.evaluation.metrics import measure
 from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
@@ -192,10 +192,7 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
 
 def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
     try:
-        for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
-            if work.stopping():
-                raise Stopped("stopped while clips were scored")
-            yield prediction
+        yield from score(student, collate, clips, work.spec.train, work.stopping)
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_MEMORY):
             raise
