@@ -51,6 +51,11 @@ class ModelSpec(Spec):
         min_length=1, description="local folder, hub id, or `tiny`: a small random Thinker made on the spot"
     )
     quantization: Literal["nf4", "none"] = Field("nf4", description="language model's linears: 4-bit NF4, or as loaded")
+    keep_quantized: bool = Field(
+        True,
+        description="keep the 4-bit weights of a large model (from 256 MB) under RAYMSA_HOME/models, so that later "
+        "runs load in seconds",
+    )
     compute: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
     )

@@ -8,8 +8,8 @@ Axes: B clips, T tokens, D width, N positions, V vocabulary.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.kept import forget, is_kept, keep, kept_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,13 +211,29 @@ def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
 
 def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
     dtype = compute_type(spec, device)
+    quantised = _nf4(dtype) if spec.quantization == "nf4" else None
+    if quantised is None or not spec.keep_quantized:
+        return _read(spec, folder, absent, device, quantised)
+    kept = kept_folder(folder.path, absent, dtype, device)
+    if is_kept(kept):
+        with suppress(SpecError):  # damaged: it is made again
+            return _read(spec, replace(folder, path=str(kept), config=None), absent, device, None)
+        forget(kept)
+    model = _read(spec, folder, absent, device, quantised)
+    with _quiet():
+        keep(model, kept)
+    return model
+
+
+def _read(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device, quantised: Any) -> Any:
+    """The weights of a folder; its own config is taken where `folder.config` is None."""
     try:
         with _quiet():
             model, report = thinker_class(absent).from_pretrained(
                 folder.path,
                 config=folder.config,
-                dtype=dtype,
-                quantization_config=_nf4(dtype) if spec.quantization == "nf4" else None,
+                dtype=compute_type(spec, device),
+                quantization_config=quantised,
                 device_map={"": str(device)},
                 attn_implementation=spec.attention,
                 use_safetensors=True,
