@@ -162,6 +162,15 @@ class _JobBase(Spec):
         return self
 
     @model_validator(mode="after")
+    def _only_frozen_towers_are_cached(self) -> _JobBase:
+        if self.inputs.cache == "towers" and self.lora.scope != "language_model":
+            raise ValueError(
+                f"inputs.cache: towers needs towers that are not trained, but lora.scope is {self.lora.scope}; "
+                "set lora.scope to language_model, or inputs.cache to none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _search_or_variants(self) -> _JobBase:
         if self.search and self.variants:
             raise ValueError("a job has variants or a search, not both")

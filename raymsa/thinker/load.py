@@ -8,7 +8,7 @@ Axes: B clips, T tokens, D width, N positions, V vocabulary.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,10 +60,12 @@ class Thinker:
         """Word vectors, with the towers' outputs in the places of their placeholders."""
         hidden_BTD = self.embed_tokens(batch.token_BT)
         config = self.folder.config
-        if batch.mel_ML is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.audio_token_id, self._hear(batch))
-        if batch.patch_PX is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.video_token_id, self._see(batch))
+        for placeholder, vectors_ND in (
+            (config.audio_token_id, self._heard(batch)),
+            (config.video_token_id, self._seen(batch)),
+        ):
+            if vectors_ND is not None:
+                hidden_BTD = self._fill(hidden_BTD, batch, placeholder, vectors_ND)
         return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
 
     def embed_tokens(self, token_BT: Tensor) -> Tensor:
@@ -106,17 +108,29 @@ class Thinker:
         else:
             self._base.gradient_checkpointing_disable()
 
-    def _hear(self, batch: Batch) -> Tensor:
+    def hear(self, mel_ML: Tensor, mel_length_A: Tensor) -> Tensor:
+        """The audio tower's vectors of all sounds, one after another [N, D]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
-            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A)
-        heard: Tensor = out.last_hidden_state
-        return heard
+            out = self._core.audio_tower(mel_ML, feature_lens=mel_length_A)
+        heard_ND: Tensor = out.last_hidden_state
+        return heard_ND
 
-    def _see(self, batch: Batch) -> Tensor:
+    def see(self, patch_PX: Tensor, grid_V3: Tensor) -> Tensor:
+        """The vision tower's vectors of all pictures, one after another [N, D]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
-            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3)
-        seen: Tensor = out.pooler_output
-        return seen
+            out = self._core.visual(patch_PX, grid_thw=grid_V3)
+        seen_ND: Tensor = out.pooler_output
+        return seen_ND
+
+    def _heard(self, batch: Batch) -> Tensor | None:
+        if batch.mel_ML is None or batch.mel_length_A is None:
+            return batch.heard_ND
+        return self.hear(batch.mel_ML, batch.mel_length_A)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        if batch.patch_PX is None or batch.grid_V3 is None:
+            return batch.seen_ND
+        return self.see(batch.patch_PX, batch.grid_V3)
 
     @staticmethod
     def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
@@ -167,14 +181,17 @@ def load(
     lm_head: bool,
     device: torch.device,
     adapter: Path | None = None,
+    language_model: bool = True,
 ) -> Thinker:
     """A Thinker on `device` with new adapters (`lora`), or with saved ones (`adapter`).
 
-    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it.
+    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it. Without its
+    language model, a Thinker can `hear` and `see` only.
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
     absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
+    absent += ["language_model"] * (not language_model)
     model = _load_base(spec, folder, tuple(absent), device)
     model.requires_grad_(False)
     if lora is not None:
@@ -207,6 +224,12 @@ def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
     if spec.compute == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if spec.compute == "bfloat16" else torch.float32
+
+
+def autocast(spec: ModelSpec, device: torch.device) -> AbstractContextManager[None]:
+    """bf16 arithmetic where `compute_type` says so."""
+    dtype = compute_type(spec, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is torch.bfloat16)
 
 
 def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
