@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -66,12 +66,20 @@ class Unlabelled(Reject):
     order: float
 
 
+class Vectors(NamedTuple):
+    """What the towers made of a clip, as bytes of numbers of torch's type `dtype`; None where it has no such medium."""
+
+    dtype: str
+    heard: np.ndarray | None
+    seen: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Clip:
     """One prepared clip: decoded, resized, resampled; what a shard row holds.
 
     frames_FHWC uint8 (None without picture), audio_S int16 (None without sound), seconds is the length of the medium.
-    `label`, `targets` and `previous` as in RawClip.
+    `label`, `targets` and `previous` as in RawClip. With `vectors`, frames and sound have their shapes and no content.
     """
 
     id: str
@@ -84,6 +92,7 @@ class Clip:
     audio_S: np.ndarray | None = None
     targets: Mapping[str, str] = field(default_factory=dict)
     previous: tuple[str, ...] = ()
+    vectors: Vectors | None = None
 
     @property
     def audio_tokens(self) -> int:
@@ -133,6 +142,18 @@ SHARD_SCHEMA = pa.schema(
 )
 
 
+# A shard's rows with the towers' outputs in the place of sound and picture (raymsa/training/towers.py).
+VECTORS_SCHEMA = pa.schema(
+    [
+        *(field for field in SHARD_SCHEMA if field.name not in ("frames", "audio")),
+        pa.field("heard", pa.large_binary()),
+        pa.field("seen", pa.large_binary()),
+        pa.field("vector_type", pa.string(), nullable=False),
+        pa.field("vector_bytes", pa.int64(), nullable=False),
+    ]
+)
+
+
 def to_row(clip: Clip) -> dict[str, Any]:
     """A clip as one row of SHARD_SCHEMA; absent media are null."""
     frames, audio = clip.frames_FHWC, clip.audio_S
@@ -155,8 +176,7 @@ def to_row(clip: Clip) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Clip:
-    """The clip in one row of SHARD_SCHEMA; arrays are read-only views of the row's bytes."""
-    frames, audio = row["frames"], row["audio"]
+    """The clip in one row of SHARD_SCHEMA or VECTORS_SCHEMA; arrays are read-only views of the row's bytes."""
     return Clip(
         id=row["id"],
         video_id=row["video_id"],
@@ -164,11 +184,28 @@ def from_row(row: dict[str, Any]) -> Clip:
         label=row["label"],
         split=row["split"],
         seconds=row["seconds"],
-        frames_FHWC=None if frames is None else np.frombuffer(frames, np.uint8).reshape(row["frames_shape"]),
-        audio_S=None if audio is None else np.frombuffer(audio, "<i2"),
         targets=dict(row["targets"]),
         previous=tuple(row["previous"]),
+        **(_vectors(row) if "vector_type" in row else _media(row)),
     )
+
+
+def _media(row: dict[str, Any]) -> dict[str, Any]:
+    frames, audio = row["frames"], row["audio"]
+    return {
+        "frames_FHWC": None if frames is None else np.frombuffer(frames, np.uint8).reshape(row["frames_shape"]),
+        "audio_S": None if audio is None else np.frombuffer(audio, "<i2"),
+    }
+
+
+def _vectors(row: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of one number, stretched to the media's shapes: lengths and positions follow from these."""
+    frames_shape, samples = row["frames_shape"], row["audio_samples"]
+    return {
+        "frames_FHWC": None if frames_shape is None else np.broadcast_to(np.uint8(0), frames_shape),
+        "audio_S": None if samples is None else np.broadcast_to(np.int16(0), samples),
+        "vectors": Vectors(row["vector_type"], row["heard"], row["seen"]),
+    }
 
 
 @dataclass
@@ -176,7 +213,8 @@ class Batch:
     """Clips as tensors on one device.
 
     Axes: B clips, T tokens, M mel bins, L mel frames of all clips one after another, A clips with sound,
-    V clips with picture, P patches of all clips one after another, X numbers in a patch, N real tokens of all clips.
+    V clips with picture, P patches of all clips one after another, X numbers in a patch, N real tokens of all clips,
+    or all vectors of a tower.
     """
 
     ids: list[str]
@@ -192,6 +230,8 @@ class Batch:
     mel_length_A: torch.Tensor | None = None
     patch_PX: torch.Tensor | None = None
     grid_V3: torch.Tensor | None = None  # patches per clip: time, height, width
+    heard_ND: torch.Tensor | None = None  # the towers' outputs of all clips, in place of mel and patches
+    seen_ND: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; sizes, which the host reads, stay where they are."""

@@ -52,6 +52,11 @@ class ModelSpec(Spec):
         min_length=1, description="local folder, hub id, or `tiny`: a small random Thinker made on the spot"
     )
     quantization: Literal["nf4", "none"] = Field("nf4", description="language model's linears: 4-bit NF4, or as loaded")
+    keep_quantized: bool = Field(
+        True,
+        description="keep the 4-bit weights of a large model (from 256 MB) under RAYMSA_HOME/models, so that later "
+        "runs load in seconds",
+    )
     compute: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
     )
@@ -187,6 +192,15 @@ class _JobBase(Spec):
     def _optimizer_fits(self) -> _JobBase:
         if self.train.optimizer == "paged_adamw_8bit" and not self.resources.gpus:
             raise ValueError("train.optimizer: paged_adamw_8bit needs a GPU, and resources.gpus is 0; take adamw")
+        return self
+
+    @model_validator(mode="after")
+    def _only_frozen_towers_are_cached(self) -> _JobBase:
+        if self.inputs.cache == "towers" and self.lora.scope != "language_model":
+            raise ValueError(
+                f"inputs.cache: towers needs towers that are not trained, but lora.scope is {self.lora.scope}; "
+                "set lora.scope to language_model, or inputs.cache to none"
+            )
         return self
 
     @model_validator(mode="after")

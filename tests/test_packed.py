@@ -158,7 +158,7 @@ def test_what_decodes_is_scored_in_passes_whose_padding_counts(monkeypatch):
             Student, "read", lambda self, b, read=read, sizes=sizes: (sizes.append(len(b.ids)), read(self, b))[1]
         )
         widest = max(len(collate.measure(one).token_T) for one in clips)
-        assert len(list(score(student, collate, clips, 3 * widest - 1))) == 4
+        assert len(list(score(student, collate, clips, TrainSpec(batch_tokens=3 * widest - 1)))) == 4
         monkeypatch.undo()
         assert sizes == passes
 

@@ -105,7 +105,7 @@ def test_a_wrong_field_is_one_line_with_where_what_was_given_and_what_is_right(
         ("{kind: 3}", "readout.kind: unknown kind '3' (known: disc, gen)"),
         ("{kind: [disc]}", "readout.kind: unknown kind '['disc']'; did you mean 'disc'? (known: disc, gen)"),
         ("{head_width: 3}", "readout.kind: missing; it is one of disc, gen"),
-        ("{kind: gen, head_width: 3}", "readout.head_width: unknown key (known: kind, max_new_tokens)"),
+        ("{kind: gen, head_width: 3}", "readout.head_width: unknown key (known: kind, max_new_tokens, constrained)"),
         ("[disc]", "readout: given ['disc']; give a mapping (`field: value`)"),
         ("disc", "readout: given 'disc': '{folder}/disc' cannot be read: No such file or directory; give the path"),
     ],
@@ -374,7 +374,7 @@ def test_a_variant_that_changes_the_kind_drops_the_other_kinds_fields(tmp_path: 
     text = HEAD + "readout: {kind: disc, head_width: 7}\nvariants: {a: {}, b: {readout.kind: gen}}\n"
     a, b = (run.spec.readout for run in runs(load_job(write(tmp_path, text + "seeds: [1]\n"))))
     assert (a.kind, a.head_width) == ("disc", 7)
-    assert b.model_dump() == {"kind": "gen", "max_new_tokens": 8}
+    assert b.model_dump() == {"kind": "gen", "max_new_tokens": 8, "constrained": False}
 
 
 def test_a_variant_that_keeps_the_kind_keeps_the_fields(tmp_path: Path) -> None:

@@ -90,7 +90,14 @@ def _media(done: list[Encoded]) -> dict[str, torch.Tensor]:
     grids = [e.grid_3 for e in done if e.grid_3 is not None]
     heard = {"mel_ML": torch.cat(mels, 1), "mel_length_A": torch.tensor([m.shape[1] for m in mels])} if mels else {}
     seen = {"patch_PX": torch.cat(patches), "grid_V3": torch.tensor(grids)} if patches else {}
-    return heard | seen
+    return heard | seen | _known(done)
+
+
+def _known(done: list[Encoded]) -> dict[str, torch.Tensor]:
+    """What the towers have made of the clips already."""
+    heard = [e.heard_ND for e in done if e.heard_ND is not None]
+    seen = [e.seen_ND for e in done if e.seen_ND is not None]
+    return ({"heard_ND": torch.cat(heard)} if heard else {}) | ({"seen_ND": torch.cat(seen)} if seen else {})
 
 
 def windows(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:

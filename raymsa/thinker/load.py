@@ -8,8 +8,8 @@ Axes: B clips, T tokens, D width, N positions, V vocabulary.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,7 @@ from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.kept import forget, is_kept, keep, kept_folder
 from raymsa.thinker.packed import NAME, Row, offer
 from raymsa.thinker.sizes import of_picture, of_sound
 
@@ -63,10 +64,12 @@ class Thinker:
         """Word vectors, with the towers' outputs in the places of their placeholders."""
         hidden_BTD = self.embed_tokens(batch.token_BT)
         config = self.folder.config
-        if batch.mel_ML is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.audio_token_id, self._hear(batch))
-        if batch.patch_PX is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.video_token_id, self._see(batch))
+        for placeholder, vectors_ND in (
+            (config.audio_token_id, self._heard(batch)),
+            (config.video_token_id, self._seen(batch)),
+        ):
+            if vectors_ND is not None:
+                hidden_BTD = self._fill(hidden_BTD, batch, placeholder, vectors_ND)
         self._known = batch.mask_BT, Row(batch.lengths, batch.real_N)
         return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
 
@@ -130,21 +133,31 @@ class Thinker:
         inputs = row.inputs(embedded, language.config._attn_implementation)
         return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
 
-    def _hear(self, batch: Batch) -> Tensor:
-        assert batch.mel_ML is not None and batch.mel_length_A is not None
-        sizes = of_sound(self._core.audio_tower, batch.mel_ML, batch.mel_length_A)
+    def hear(self, mel_ML: Tensor, mel_length_A: Tensor) -> Tensor:
+        """The audio tower's vectors of all sounds, one after another [N, D]; the lengths are on the host."""
+        sizes = of_sound(self._core.audio_tower, mel_ML, mel_length_A)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
-            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A, **sizes)
+            out = self._core.audio_tower(mel_ML, feature_lens=mel_length_A, **sizes)
         heard_ND: Tensor = out.last_hidden_state
         return heard_ND
 
-    def _see(self, batch: Batch) -> Tensor:
-        assert batch.patch_PX is not None and batch.grid_V3 is not None
-        sizes = of_picture(self._core.visual, batch.patch_PX, batch.grid_V3)
+    def see(self, patch_PX: Tensor, grid_V3: Tensor) -> Tensor:
+        """The vision tower's vectors of all pictures, one after another [N, D]; the grid is on the host."""
+        sizes = of_picture(self._core.visual, patch_PX, grid_V3)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
-            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3, **sizes)
+            out = self._core.visual(patch_PX, grid_thw=grid_V3, **sizes)
         seen_ND: Tensor = out.pooler_output
         return seen_ND
+
+    def _heard(self, batch: Batch) -> Tensor | None:
+        if batch.mel_ML is None or batch.mel_length_A is None:
+            return batch.heard_ND
+        return self.hear(batch.mel_ML, batch.mel_length_A)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        if batch.patch_PX is None or batch.grid_V3 is None:
+            return batch.seen_ND
+        return self.see(batch.patch_PX, batch.grid_V3)
 
     @staticmethod
     def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
@@ -206,14 +219,17 @@ def load(
     lm_head: bool,
     device: torch.device,
     adapter: Path | None = None,
+    language_model: bool = True,
 ) -> Thinker:
     """A Thinker on `device` with new adapters (`lora`), or with saved ones (`adapter`).
 
-    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it.
+    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it. Without its
+    language model, a Thinker can `hear` and `see` only.
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
     absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
+    absent += ["language_model"] * (not language_model)
     model = _load_base(spec, folder, tuple(absent), device)
     model.requires_grad_(False)
     if lora is not None:
@@ -248,15 +264,37 @@ def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if spec.compute == "bfloat16" else torch.float32
 
 
+def autocast(spec: ModelSpec, device: torch.device) -> AbstractContextManager[None]:
+    """bf16 arithmetic where `compute_type` says so."""
+    dtype = compute_type(spec, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is torch.bfloat16)
+
+
 def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
     dtype = compute_type(spec, device)
+    quantised = _nf4(dtype) if spec.quantization == "nf4" else None
+    if quantised is None or not spec.keep_quantized:
+        return _read(spec, folder, absent, device, quantised)
+    kept = kept_folder(folder.path, absent, dtype, device)
+    if is_kept(kept):
+        with suppress(SpecError):  # damaged: it is made again
+            return _read(spec, replace(folder, path=str(kept), config=None), absent, device, None)
+        forget(kept)
+    model = _read(spec, folder, absent, device, quantised)
+    with _quiet():
+        keep(model, kept)
+    return model
+
+
+def _read(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device, quantised: Any) -> Any:
+    """The weights of a folder; its own config is taken where `folder.config` is None."""
     try:
         with _quiet():
             model, report = thinker_class(absent).from_pretrained(
                 folder.path,
                 config=folder.config,
-                dtype=dtype,
-                quantization_config=_nf4(dtype) if spec.quantization == "nf4" else None,
+                dtype=compute_type(spec, device),
+                quantization_config=quantised,
                 device_map={"": str(device)},
                 attn_implementation=spec.attention,
                 use_safetensors=True,

@@ -22,7 +22,7 @@ from raymsa.data.ahead import ahead
 from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
-from raymsa.errors import DataError, OutOfMemory, Stopped
+from raymsa.errors import DataError, OutOfMemory
 from raymsa.evaluation.metrics import measure
 from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
@@ -35,6 +35,7 @@ from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
 from raymsa.training.room import wait_for_room
 from raymsa.training.student import Student
+from raymsa.training.towers import cached
 from raymsa.words import duration
 
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
@@ -66,10 +67,14 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     _keep_to_the_data(work, last)
     position = checkpoint.position_of(last) if last else Position()
     aim = target(work.manifest, work.spec.dataset.task)
+    towers = work.spec.inputs.cache == "none"
+    if not towers:
+        _wait_for_room(work, device)
+        work = work._replace(shards=_without_media(work, device))
     plan = planned(work, position)
     with closing(stream(plan.passes)) as clips:  # reading begins while the model is loaded
         _wait_for_room(work, device)
-        student = build(work.spec, aim, device, last)
+        student = build(work.spec, aim, device, last, towers)
         collate = collate_for(student, work.spec)
         watch = _Watch(work, student, report, position)
         feed = _feed(work, student, collate, clips, plan, watch)
@@ -89,6 +94,10 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
     ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
     report({"memory_bytes": memory_bytes(device), **ended})
+
+
+def _without_media(work: Work, device: torch.device) -> Path:
+    return cached(work.spec, work.manifest, work.shards, device, partial(_log, work.folder), work.stopping)
 
 
 def _wait_for_room(work: Work, device: torch.device) -> None:
@@ -135,11 +144,15 @@ def planned(work: Work, position: Position) -> Planned:
     return Planned([*passes, *scored], count(groups["train"]), position.epoch, len(passes))
 
 
-def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -> Student:
-    """The student of a spec: fresh, or with the adapter and head of a checkpoint folder."""
+def build(spec: Any, target: Target, device: torch.device, saved: Path | None, towers: bool = True) -> Student:
+    """The student of a spec: fresh, or with the adapter and head of a checkpoint folder.
+
+    Without its towers it reads clips whose vectors are known already (`training.towers`).
+    """
     adapter = checkpoint.adapter(saved) if saved else None
     lora = spec.lora if spec.train.epochs else None
-    thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
+    modalities = spec.inputs.modalities if towers else ("text",)
+    thinker = load(spec.model, lora, modalities, spec.readout.needs_lm_head, device, adapter)
     if spec.train.packing and spec.readout.packs():
         thinker.pack()
     head = spec.readout.head(thinker.width, target)
@@ -197,10 +210,7 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
 
 def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
     try:
-        for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
-            if work.stopping():
-                raise Stopped("stopped while clips were scored")
-            yield prediction
+        yield from score(student, collate, clips, work.spec.train, work.stopping)
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_MEMORY):
             raise

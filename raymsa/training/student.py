@@ -13,7 +13,7 @@ from raymsa.evaluation.metrics import CRITERIA, Criterion
 from raymsa.readouts.base import Readout
 from raymsa.spec import ModelSpec, TrainSpec
 from raymsa.target import Reading, Target
-from raymsa.thinker.load import Thinker, compute_type
+from raymsa.thinker.load import Thinker, autocast
 
 
 @dataclass
@@ -60,6 +60,4 @@ class Student:
             self.head.train(on)
 
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = compute_type(self.model, self.thinker.device)
-        device = self.thinker.device.type
-        return torch.autocast(device, dtype=dtype, enabled=dtype is torch.bfloat16)
+        return autocast(self.model, self.thinker.device)
