@@ -173,8 +173,19 @@ def load(
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
-    absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
-    model = _load_base(spec, folder, tuple(absent), device)
+    return with_adapters(_load_base(spec, folder, absent_parts(modalities, lm_head), device), folder, lora, device, adapter)
+
+
+def absent_parts(modalities: tuple[str, ...], lm_head: bool) -> tuple[str, ...]:
+    """The parts of the Thinker that a job does not need."""
+    towers = (part for modality, part in TOWERS.items() if modality not in modalities)
+    return (*towers, *(() if lm_head else ("lm_head",)))
+
+
+def with_adapters(
+    model: Any, folder: Folder, lora: LoraSpec | None, device: torch.device, adapter: Path | None = None
+) -> Thinker:
+    """A frozen Thinker of the bare model, with adapters on it where `lora` is given."""
     model.requires_grad_(False)
     if lora is not None:
         model = adapt(model, lora, adapter)
@@ -216,7 +227,7 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
                 folder.path,
                 config=folder.config,
                 dtype=dtype,
-                quantization_config=_nf4(dtype) if spec.quantization == "nf4" else None,
+                quantization_config=nf4(dtype) if spec.quantization == "nf4" else None,
                 device_map={"": str(device)},
                 attn_implementation=spec.attention,
                 use_safetensors=True,
@@ -228,11 +239,11 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
     _refuse_gaps(spec, report)
-    _keep_unpacked(model)
+    keep_unpacked(model)
     return model
 
 
-def _keep_unpacked(model: Any) -> None:
+def keep_unpacked(model: Any) -> None:
     """Keep bitsandbytes from packing 4-bit weights for good in the first eval pass on a CPU that has AVX512-BF16.
 
     Its packed kernel has no backward pass, so training after a valid pass would lose gradients without a word; and it
@@ -253,7 +264,7 @@ def _refuse_gaps(spec: ModelSpec, report: Any) -> None:
         )
 
 
-def _nf4(dtype: torch.dtype) -> Any:
+def nf4(dtype: torch.dtype) -> Any:
     """NF4 with double quantisation for the language model's linears; the towers stay as they are (as published)."""
     from transformers import BitsAndBytesConfig
 

@@ -28,7 +28,7 @@ from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import load
+from raymsa.thinker.load import Thinker, load
 from raymsa.training import checkpoint
 from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
@@ -137,12 +137,18 @@ def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -
     adapter = checkpoint.adapter(saved) if saved else None
     lora = spec.lora if spec.train.epochs else None
     thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
-    head = spec.readout.head(thinker.width, target)
-    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, target, spec.model)
+    student = student_of(thinker, spec, target)
     if saved:
         checkpoint.load_head(saved, student)
     student.train_mode(False)
     return student
+
+
+def student_of(thinker: Thinker, spec: Any, target: Target) -> Student:
+    """A loaded Thinker with a new head of the spec's readout."""
+    head = spec.readout.head(thinker.width, target)
+    on_device = head.to(thinker.device) if head is not None else None
+    return Student(thinker, spec.readout, on_device, target, spec.model)
 
 
 def collate_for(student: Student, spec: Any) -> Collate:
@@ -153,6 +159,12 @@ def collate_for(student: Student, spec: Any) -> Collate:
     return Collate(encoder, student.readout)
 
 
+def training_steps(spec: Any, collate: Collate, clips: Iterable[Clip], epoch: int, skip: int) -> Iterator[list[Batch]]:
+    """The optimizer steps of an epoch, each a list of batches, made ahead in a thread."""
+    steps = steps_of_epoch(clips, collate.measure, spec.train, spec.seeds[0] * 10_007 + epoch, skip)
+    return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+
+
 def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:
     """The training loop's view of the plan: for every epoch a train pass and a valid pass."""
     train = work.spec.train
@@ -160,9 +172,7 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
     valid = iter(range(1, plan.scoring, 2))
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
-        mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
-        steps = steps_of_epoch(mine, collate.measure, train, seed, skip)
-        return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+        return training_steps(work.spec, collate, clips.of(2 * (epoch - plan.epoch)), epoch, skip)
 
     def valid_error() -> float:
         found = list(_scored(work, student, collate, clips.of(next(valid))))

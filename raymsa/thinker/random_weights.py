@@ -1,0 +1,107 @@
+"""A Thinker of a known geometry with random weights, quantised layer by layer: for timing what cannot be downloaded.
+
+Shapes and number types are those of the loaded one, what it computes means nothing. It is laid out on the meta device
+and filled one weight at a time, so that no more than the finished model and its largest weight are ever in memory.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from raymsa.errors import SpecError
+from raymsa.spec import ModelSpec
+from raymsa.thinker.geometry import GEOMETRY
+from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, open_folder, thinker_class
+from raymsa.thinker.tiny import MEDIA_TOKENS
+
+SD = 0.02  # of every weight with two axes or more: transformers' own default
+
+
+def geometry_folder(spec: ModelSpec) -> Folder:
+    """Tokenizer, sound features and config of a model, of which only the geometry may be known.
+
+    Where not even those files are here, words are cut by the tiny Thinker's tokenizer, into somewhat more tokens.
+    Raises SpecError when the geometry is not known either.
+    """
+    from transformers import WhisperFeatureExtractor
+
+    try:
+        return open_folder(spec)
+    except SpecError:
+        if spec.path not in GEOMETRY:
+            raise
+    tiny = open_folder(ModelSpec.model_validate({**spec.model_dump(), "path": "tiny"}))
+    config = GEOMETRY[spec.path]()
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny.path, feature_size=config.audio_config.num_mel_bins)
+    return Folder(spec.path, tiny.tokenizer, extractor, _with_the_ids_of(tiny, config))
+
+
+def random_thinker(
+    spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device, seed: int = 0
+) -> Any:
+    """The bare model on `device`, as `load` would have it from a download, without the parts named `absent`."""
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    dtype = compute_type(spec, device)
+    config = deepcopy(folder.config)
+    config._attn_implementation = spec.attention
+    with torch.device("meta"):
+        model = thinker_class(absent)(config)
+    if spec.quantization == "nf4":
+        settings = nf4(dtype)
+        replace_with_bnb_linear(model, settings.llm_int8_skip_modules, settings)
+        model.is_loaded_in_4bit = True  # peft asks
+    generator = torch.Generator(device).manual_seed(seed)
+    for module in model.modules():
+        _fill(model, module, dtype, device, generator)
+    model.tie_weights()
+    keep_unpacked(model)
+    return model.eval()
+
+
+def _fill(model: Any, module: nn.Module, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
+    """A module's own weights and tables."""
+    for name, old in list(module.named_parameters(recurse=False)):
+        setattr(module, name, _weight(module, name, old, dtype, device, generator))
+    tables = {name: table for name, table in module.named_buffers(recurse=False) if table is not None}
+    for name, table in tables.items():
+        module._buffers[name] = torch.empty_like(table, device=device)
+    if tables:
+        model._init_weights(module)  # frequencies and positions are computed, not loaded
+
+
+def _weight(
+    module: nn.Module, name: str, old: nn.Parameter, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> nn.Parameter:
+    from bitsandbytes.nn import Params4bit
+
+    new = torch.empty(old.shape, dtype=dtype, device=device)
+    if new.ndim == 1:
+        new.fill_(0.0 if name == "bias" else 1.0)
+    else:
+        new.normal_(0, SD, generator=generator)
+    if isinstance(old, Params4bit):
+        about = {key: value for key, value in vars(old).items() if key != "module"}
+        return Params4bit(new, requires_grad=False, module=module, **about).to(device)  # it is quantised on the way
+    return nn.Parameter(new, requires_grad=False)
+
+
+def _with_the_ids_of(tiny: Folder, config: Any) -> Any:
+    """The config with the ids that the tiny tokenizer gives to the marks of media."""
+    token_id = tiny.tokenizer.convert_tokens_to_ids
+    for kind in ("audio", "image", "video"):
+        setattr(config, f"{kind}_token_index", token_id(MEDIA_TOKENS[f"{kind}_token"]))
+        setattr(config, f"{kind}_token_id", token_id(MEDIA_TOKENS[f"{kind}_token"]))
+    for name, token in (
+        ("audio_start_token_id", "audio_bos_token"),
+        ("audio_end_token_id", "audio_eos_token"),
+        ("vision_start_token_id", "vision_bos_token"),
+        ("vision_end_token_id", "vision_eos_token"),
+    ):
+        setattr(config, name, token_id(MEDIA_TOKENS[token]))
+    config.pad_token_id = tiny.tokenizer.pad_token_id
+    return config
