@@ -173,7 +173,9 @@ def load(
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
-    return with_adapters(_load_base(spec, folder, absent_parts(modalities, lm_head), device), folder, lora, device, adapter)
+    return with_adapters(
+        _load_base(spec, folder, absent_parts(modalities, lm_head), device), folder, lora, device, adapter
+    )
 
 
 def absent_parts(modalities: tuple[str, ...], lm_head: bool) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ and filled one weight at a time, so that no more than the finished model and its
 
 from __future__ import annotations
 
+import zlib
 from copy import deepcopy
 from typing import Any
 
@@ -55,39 +56,40 @@ def random_thinker(
         settings = nf4(dtype)
         replace_with_bnb_linear(model, settings.llm_int8_skip_modules, settings)
         model.is_loaded_in_4bit = True  # peft asks
-    generator = torch.Generator(device).manual_seed(seed)
-    for module in model.modules():
-        _fill(model, module, dtype, device, generator)
+    for module_name, module in model.named_modules():
+        for name, old in list(module.named_parameters(recurse=False)):
+            setattr(module, name, _weight(module, name, old, dtype, device, f"{seed} {module_name}.{name}"))
+        _compute_tables(model, module, device)
     model.tie_weights()
     keep_unpacked(model)
     return model.eval()
 
 
-def _fill(model: Any, module: nn.Module, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
-    """A module's own weights and tables."""
-    for name, old in list(module.named_parameters(recurse=False)):
-        setattr(module, name, _weight(module, name, old, dtype, device, generator))
-    tables = {name: table for name, table in module.named_buffers(recurse=False) if table is not None}
-    for name, table in tables.items():
-        module._buffers[name] = torch.empty_like(table, device=device)
-    if tables:
-        model._init_weights(module)  # frequencies and positions are computed, not loaded
-
-
 def _weight(
-    module: nn.Module, name: str, old: nn.Parameter, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+    module: nn.Module, name: str, old: nn.Parameter, dtype: torch.dtype, device: torch.device, seed: str
 ) -> nn.Parameter:
+    """The same numbers for the same name, whichever other parts there are."""
     from bitsandbytes.nn import Params4bit
 
     new = torch.empty(old.shape, dtype=dtype, device=device)
     if new.ndim == 1:
         new.fill_(0.0 if name == "bias" else 1.0)
     else:
-        new.normal_(0, SD, generator=generator)
+        new.normal_(0, SD, generator=torch.Generator(device).manual_seed(zlib.crc32(seed.encode())))
     if isinstance(old, Params4bit):
-        about = {key: value for key, value in vars(old).items() if key != "module"}
-        return Params4bit(new, requires_grad=False, module=module, **about).to(device)  # it is quantised on the way
+        about = {key: value for key, value in vars(old).items() if key not in ("data", "module", "requires_grad")}
+        packed: nn.Parameter = Params4bit(new, requires_grad=False, module=module, **about).to(device)  # and quantised
+        return packed
     return nn.Parameter(new, requires_grad=False)
+
+
+def _compute_tables(model: Any, module: nn.Module, device: torch.device) -> None:
+    """Frequencies and positions, which are no weights."""
+    tables = {name: table for name, table in module.named_buffers(recurse=False) if table is not None}
+    for name, table in tables.items():
+        module._buffers[name] = torch.empty_like(table, device=device)
+    if tables:
+        model._init_weights(module)
 
 
 def _with_the_ids_of(tiny: Folder, config: Any) -> Any:

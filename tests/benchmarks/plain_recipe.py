@@ -140,6 +140,7 @@ class Plain:
         self.model = get_peft_model(
             model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
         )
+        torch.manual_seed(spec.seeds[0])
         self.head = self._head(folder.config.text_config.hidden_size)
         groups = [{"params": [p for p in self.model.parameters() if p.requires_grad], "lr": spec.train.lora_lr}]
         if self.head is not None:
@@ -216,7 +217,9 @@ class Plain:
                 return self.target.read(self._out_BK(self.model(**inputs, output_hidden_states=True), inputs))
             said = self.model.generate(**inputs, max_new_tokens=self.spec.readout.max_new_tokens, do_sample=False)
         end = self.processor.tokenizer.eos_token_id
-        answers = [row[: row.index(end)] if end in row else row for row in said[:, inputs["input_ids"].shape[1] :].tolist()]
+        answers = [
+            row[: row.index(end)] if end in row else row for row in said[:, inputs["input_ids"].shape[1] :].tolist()
+        ]
         return [self.target.parse(self.processor.tokenizer.decode(answer)) for answer in answers]
 
     def _out_BK(self, out: Any, inputs: dict[str, Any]) -> Tensor:
