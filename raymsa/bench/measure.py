@@ -20,7 +20,7 @@ from raymsa.spec import JobSpec
 from raymsa.thinker.load import compute_type
 
 COMPARED = 4  # clips whose losses and scores are kept, to be held against the other side's
-BATCHES = (1, 2, 4, 8, 16, 32)  # clips at a time, in scoring
+BATCHES = (1, 4, 16, 64)  # clips at a time, in scoring
 
 Say = Callable[[str], None]
 
@@ -102,7 +102,7 @@ def _scoring(side: Side, clips: list[Clip], device: torch.device) -> dict[str, A
     for batch in BATCHES:
         if batch <= len(clips):
             rates[batch] = len(clips) / _timed(partial(side.score, clips, batch), device)
-            if rates[batch] < 0.8 * max(rates.values()):
+            if rates[batch] < 0.9 * max(rates.values()):
                 break  # larger ones are slower still
     best = max(rates, key=rates.__getitem__)
     return {

@@ -1,7 +1,8 @@
-"""A Thinker of a known geometry with random weights, quantised layer by layer: for timing what cannot be downloaded.
+"""A Thinker of a known geometry with random weights, 4-bit from the start: for timing what cannot be downloaded.
 
 Shapes and number types are those of the loaded one, what it computes means nothing. It is laid out on the meta device
-and filled one weight at a time, so that no more than the finished model and its largest weight are ever in memory.
+and filled one weight at a time in the form in which it stays: nothing is ever there in full precision that does not
+stay so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, open_f
 from raymsa.thinker.tiny import MEDIA_TOKENS
 
 SD = 0.02  # of every weight with two axes or more: transformers' own default
+LARGEST_OF_A_BLOCK = 2.4  # standard deviations: of 64 normal numbers, the largest in size
 
 
 def geometry_folder(spec: ModelSpec) -> Folder:
@@ -28,13 +30,11 @@ def geometry_folder(spec: ModelSpec) -> Folder:
     Where not even those files are here, words are cut by the tiny Thinker's tokenizer, into somewhat more tokens.
     Raises SpecError when the geometry is not known either.
     """
+    from huggingface_hub import try_to_load_from_cache
     from transformers import WhisperFeatureExtractor
 
-    try:
+    if spec.path not in GEOMETRY or isinstance(try_to_load_from_cache(spec.path, "config.json"), str):
         return open_folder(spec)
-    except SpecError:
-        if spec.path not in GEOMETRY:
-            raise
     tiny = open_folder(ModelSpec.model_validate({**spec.model_dump(), "path": "tiny"}))
     config = GEOMETRY[spec.path]()
     extractor = WhisperFeatureExtractor.from_pretrained(tiny.path, feature_size=config.audio_config.num_mel_bins)
@@ -69,18 +69,46 @@ def _weight(
     module: nn.Module, name: str, old: nn.Parameter, dtype: torch.dtype, device: torch.device, seed: str
 ) -> nn.Parameter:
     """The same numbers for the same name, whichever other parts there are."""
-    from bitsandbytes.nn import Params4bit
-
+    generator = torch.Generator(device).manual_seed(zlib.crc32(seed.encode()))
+    if type(old).__name__ == "Params4bit":
+        return _packed(module, old, dtype, device, generator)
     new = torch.empty(old.shape, dtype=dtype, device=device)
     if new.ndim == 1:
         new.fill_(0.0 if name == "bias" else 1.0)
     else:
-        new.normal_(0, SD, generator=torch.Generator(device).manual_seed(zlib.crc32(seed.encode())))
-    if isinstance(old, Params4bit):
-        about = {key: value for key, value in vars(old).items() if key not in ("data", "module", "requires_grad")}
-        packed: nn.Parameter = Params4bit(new, requires_grad=False, module=module, **about).to(device)  # and quantised
-        return packed
+        new.normal_(0, SD, generator=generator)
     return nn.Parameter(new, requires_grad=False)
+
+
+def _packed(
+    module: Any, old: Any, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> nn.Parameter:
+    """Random codes and scales, as `bitsandbytes.functional.quantize_4bit` would leave them of a normal weight.
+
+    Quantising one would take 30 times its own memory on a CPU.
+    """
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Params4bit
+
+    count = old.numel()
+    codes = torch.randint(0, 256, (-(-count // 2), 1), dtype=torch.uint8, device=device, generator=generator)
+    spread_N = torch.rand(-(-count // old.blocksize), device=device, generator=generator)
+    scale_N = SD * (LARGEST_OF_A_BLOCK - 0.5 + spread_N)
+    state = functional.QuantState(
+        absmax=scale_N,
+        shape=old.shape,
+        dtype=dtype,
+        blocksize=old.blocksize,
+        code=functional.get_4bit_type(old.quant_type, device=device),
+        quant_type=old.quant_type,
+    )
+    if old.compress_statistics:
+        state.offset, state.nested = scale_N.mean(), True
+        state.absmax, state.state2 = functional.quantize_blockwise(scale_N - state.offset, blocksize=256)
+    module.quant_state = state
+    about = {name: getattr(old, name) for name in ("blocksize", "compress_statistics", "quant_type", "quant_storage")}
+    weight: nn.Parameter = Params4bit(codes, quant_state=state, module=module, bnb_quantized=True, **about)
+    return weight
 
 
 def _compute_tables(model: Any, module: nn.Module, device: torch.device) -> None:
