@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from raymsa.bench.request import Request
+from raymsa.causes import NO_MEMORY
 from raymsa.errors import RaymsaError
 
 
@@ -22,13 +23,23 @@ def main(asked: Path, told: Path) -> int:
 
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
+    request = Request.parse(asked.read_text())
     try:
-        found = measure(Request.parse(asked.read_text()), lambda line: print(line, file=sys.stderr, flush=True))
+        found = measure(request, lambda line: print(line, file=sys.stderr, flush=True))
     except RaymsaError as error:
-        told.write_text(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        return error.exit_code
+        return _failed(told, str(error), error.exit_code)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+        advice = "lower train.batch_tokens" if request.side == "raymsa" else "lower --plain-batch"
+        return _failed(told, f"{request.side}: out of memory; {advice} ({str(error).splitlines()[0]})", 1)
     told.write_text(json.dumps(found))
     return 0
+
+
+def _failed(told: Path, error: str, exit_code: int) -> int:
+    told.write_text(json.dumps({"error": error, "exit_code": exit_code}))
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from raymsa.bench.machine import forget_peaks, matrix_rate, name_of, operations,
 from raymsa.bench.request import Request
 from raymsa.bench.sides import Side, side_of
 from raymsa.bench.split import PARTS, Split
+from raymsa.causes import NO_MEMORY
 from raymsa.clip import Clip
 from raymsa.spec import JobSpec
 from raymsa.thinker.load import compute_type
@@ -29,6 +30,8 @@ def measure(request: Request, say: Say) -> dict[str, Any]:
     """Everything that is printed of one side, as plain data: seconds, bytes, operations, clips."""
     spec: Any = JobSpec.model_validate(request.spec)
     device = torch.device("cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu")
+    if spec.resources.gpus and device.type == "cpu":
+        say(f"{request.side}: there is no GPU here; this is the CPU")
     if device.type == "cpu":
         torch.set_num_threads(spec.resources.cpus)
     most = spec.train.batch_clips * max(1, request.steps)
@@ -98,12 +101,7 @@ def _scoring(side: Side, clips: list[Clip], device: torch.device) -> dict[str, A
     forget_peaks(device)
     side.score(clips[:1], 1)
     latencies = [_timed(partial(side.score, [clip], 1), device) for clip in clips[:16]]
-    rates = {}
-    for batch in BATCHES:
-        if batch <= len(clips):
-            rates[batch] = len(clips) / _timed(partial(side.score, clips, batch), device)
-            if rates[batch] < 0.9 * max(rates.values()):
-                break  # larger ones are slower still
+    rates = _rates(side, clips, device)
     best = max(rates, key=rates.__getitem__)
     return {
         "clips": len(clips),
@@ -113,6 +111,21 @@ def _scoring(side: Side, clips: list[Clip], device: torch.device) -> dict[str, A
         "clips_per_s_by_batch": {str(batch): rate for batch, rate in rates.items()},
         **peaks(device),
     }
+
+
+def _rates(side: Side, clips: list[Clip], device: torch.device) -> dict[int, float]:
+    """Clips per second for every number of clips at a time, until more are slower or do not fit."""
+    rates: dict[int, float] = {}
+    for batch in BATCHES:
+        if batch > len(clips) or (rates and rates[max(rates)] < 0.9 * max(rates.values())):
+            break
+        try:
+            rates[batch] = len(clips) / _timed(partial(side.score, clips, batch), device)
+        except RuntimeError as error:
+            if batch == 1 or not any(words in str(error) for words in NO_MEMORY):
+                raise
+            break
+    return rates
 
 
 def _timed(work: Callable[[], Any], device: torch.device) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from raymsa.errors import SpecError
 from raymsa.spec import ModelSpec
 from raymsa.thinker.geometry import GEOMETRY
 from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, open_folder, thinker_class
