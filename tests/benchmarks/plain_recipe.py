@@ -129,11 +129,10 @@ class Plain:
             # scores would differ, and what is trained afterwards would get no gradients.
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
+        recompute = bool(spec.train.checkpointing)
+        options = {"gradient_checkpointing_kwargs": {"use_reentrant": False}} if recompute else {}
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recompute, **options)
         lora = spec.lora
-        kwargs = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=spec.train.checkpointing, **(kwargs if spec.train.checkpointing else {})
-        )
         targets = list(lora.targets)
         if lora.scope == "language_model":
             targets = rf".*language_model\..*\.({'|'.join(lora.targets)})"
