@@ -20,7 +20,8 @@ def render(found: dict[str, Any], console: Console) -> None:
 
 
 def _table(found: dict[str, Any]) -> Table:
-    sides, ratios = found["sides"], found.get("ratios", {})
+    sides = {name: {**side, "shares": _shares(side)} for name, side in found["sides"].items()}
+    ratios = found.get("ratios", {})
     made = new_table("", ["", *sides, *(["times\nbetter"] if ratios else [])])
     for label, section, name, form in _rows(sides):
         cells = [form(side[section][name]) if name in side.get(section, {}) else "-" for side in sides.values()]
@@ -38,7 +39,7 @@ def _rows(sides: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
         ("training, clips/s", "training", "clips_per_s", _three),
         ("  tokens/s", "training", "tokens_per_s", _whole),
         ("  s per step", "training", "step_s", _three),
-        *((f"    {part}, %", "shares", part, _percent) for part in _parts(sides)),
+        *((f"    {part}, %", "shares", part, _percent) for part in next(iter(sides.values()))["shares"]),
         ("  host memory, peak, GiB", "training", "host_bytes", _gib),
         ("  device memory, peak, GiB", "training", "device_bytes", _gib),
         ("  operations per token, 10^9", "training", "operations_per_token", _giga),
@@ -50,15 +51,14 @@ def _rows(sides: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
         ("  host memory, peak, GiB", "scoring", "host_bytes", _gib),
         ("  device memory, peak, GiB", "scoring", "device_bytes", _gib),
     ]
-    for side in sides.values():
-        if "training" in side:
-            whole = sum(side["training"]["split"].values())
-            side["shares"] = {part: s / whole for part, s in side["training"]["split"].items()}
     return (row for row in rows if any(row[2] in side.get(row[1], {}) for side in sides.values()))
 
 
-def _parts(sides: dict[str, Any]) -> list[str]:
-    return next((list(side["training"]["split"]) for side in sides.values() if "training" in side), [])
+def _shares(side: dict[str, Any]) -> dict[str, float]:
+    """The parts of a step, as shares of it."""
+    split: dict[str, float] = side.get("training", {}).get("split", {})
+    whole = sum(split.values())
+    return {part: seconds / whole for part, seconds in split.items()}
 
 
 def _words(found: dict[str, Any]) -> Iterator[str]:
