@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import platform
 import re
 import resource
@@ -20,6 +22,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def forget_peaks(device: torch.device) -> None:
     """Peaks are counted from now on. Where the kernel does not let go of the host's, it stays that of the process."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed, and it would count as in use
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         CLEAR.write_text("5")
     if device.type == "cuda":
