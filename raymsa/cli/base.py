@@ -42,6 +42,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "bench": "bench",
     "store": "keep",
     "metrics": "watch",
     "kinds": "about",

@@ -21,7 +21,7 @@ from raymsa.place import folder_at_once
 from raymsa.spec import digest_of_plain
 
 CONFIG = "config.json"
-FORMAT = 1  # goes up when how weights are quantised changes (`load._nf4`)
+FORMAT = 1  # goes up when how weights are quantised changes (`load.nf4`)
 KEPT_FROM_BYTES = 2**28  # smaller models are quantised in a second or two
 FILE_SIZE = "128MB"  # one file is held in host memory while it is written
 

@@ -228,9 +228,20 @@ def load(
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
-    absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
-    absent += ["language_model"] * (not language_model)
-    model = _load_base(spec, folder, tuple(absent), device)
+    absent = absent_parts(modalities, lm_head, language_model)
+    return with_adapters(_load_base(spec, folder, absent, device), folder, lora, device, adapter)
+
+
+def absent_parts(modalities: tuple[str, ...], lm_head: bool, language_model: bool = True) -> tuple[str, ...]:
+    """The parts of the Thinker that a job does not need."""
+    towers = (part for modality, part in TOWERS.items() if modality not in modalities)
+    return (*towers, *(() if lm_head else ("lm_head",)), *(() if language_model else ("language_model",)))
+
+
+def with_adapters(
+    model: Any, folder: Folder, lora: LoraSpec | None, device: torch.device, adapter: Path | None = None
+) -> Thinker:
+    """A frozen Thinker of the bare model, with adapters on it where `lora` is given."""
     model.requires_grad_(False)
     if lora is not None:
         model = adapt(model, lora, adapter)
@@ -272,7 +283,7 @@ def autocast(spec: ModelSpec, device: torch.device) -> AbstractContextManager[No
 
 def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
     dtype = compute_type(spec, device)
-    quantised = _nf4(dtype) if spec.quantization == "nf4" else None
+    quantised = nf4(dtype) if spec.quantization == "nf4" else None
     if quantised is None or not spec.keep_quantized:
         return _read(spec, folder, absent, device, quantised)
     kept = kept_folder(folder.path, absent, dtype, device)
@@ -306,11 +317,11 @@ def _read(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torc
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
     _refuse_gaps(spec, report)
-    _keep_unpacked(model)
+    keep_unpacked(model)
     return model
 
 
-def _keep_unpacked(model: Any) -> None:
+def keep_unpacked(model: Any) -> None:
     """Keep bitsandbytes from packing 4-bit weights for good in the first eval pass on a CPU that has AVX512-BF16.
 
     Its packed kernel has no backward pass, so training after a valid pass would lose gradients without a word; and it
@@ -331,7 +342,7 @@ def _refuse_gaps(spec: ModelSpec, report: Any) -> None:
         )
 
 
-def _nf4(dtype: torch.dtype) -> Any:
+def nf4(dtype: torch.dtype) -> Any:
     """NF4 with double quantisation for the language model's linears; the towers stay as they are (as published)."""
     from transformers import BitsAndBytesConfig
 

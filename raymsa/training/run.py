@@ -28,7 +28,7 @@ from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import load
+from raymsa.thinker.load import Thinker, load
 from raymsa.training import checkpoint
 from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
@@ -153,14 +153,20 @@ def build(spec: Any, target: Target, device: torch.device, saved: Path | None, t
     lora = spec.lora if spec.train.epochs else None
     modalities = spec.inputs.modalities if towers else ("text",)
     thinker = load(spec.model, lora, modalities, spec.readout.needs_lm_head, device, adapter)
-    if spec.train.packing and spec.readout.packs():
-        thinker.pack()
-    head = spec.readout.head(thinker.width, target)
-    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, target, spec.model)
+    student = student_of(thinker, spec, target)
     if saved:
         checkpoint.load_head(saved, student)
     student.train_mode(False)
     return student
+
+
+def student_of(thinker: Thinker, spec: Any, target: Target) -> Student:
+    """A loaded Thinker with a new head of the spec's readout; its passes are packed where the spec says so."""
+    if spec.train.packing and spec.readout.packs():
+        thinker.pack()
+    head = spec.readout.head(thinker.width, target)
+    on_device = head.to(thinker.device) if head is not None else None
+    return Student(thinker, spec.readout, on_device, target, spec.model)
 
 
 def collate_for(student: Student, spec: Any) -> Collate:
@@ -171,6 +177,15 @@ def collate_for(student: Student, spec: Any) -> Collate:
     return Collate(encoder, student.readout, pin=student.thinker.device.type == "cuda")
 
 
+def training_steps(
+    spec: Any, student: Student, collate: Collate, clips: Iterable[Clip], epoch: int, skip: int
+) -> Iterator[list[Batch]]:
+    """The optimizer steps of an epoch, each a list of batches, made ahead in a thread."""
+    seed, packed = spec.seeds[0] * 10_007 + epoch, student.thinker.packing
+    steps = steps_of_epoch(clips, collate.measure, spec.train, seed, skip, packed)
+    return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+
+
 def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:
     """The training loop's view of the plan: for every epoch a train pass and a valid pass."""
     train = work.spec.train
@@ -178,9 +193,7 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
     valid = iter(range(1, plan.scoring, 2))
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
-        mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
-        steps = steps_of_epoch(mine, collate.measure, train, seed, skip, student.thinker.packing)
-        return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+        return training_steps(work.spec, student, collate, clips.of(2 * (epoch - plan.epoch)), epoch, skip)
 
     def valid_error() -> float:
         found = list(_scored(work, student, collate, clips.of(next(valid))))
