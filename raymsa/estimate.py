@@ -208,7 +208,7 @@ def _shown(simulation: Simulation, batch: Batch, held: list[Batch]) -> Batch:
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
     simulation.live.see(*(t for t in tensors.values() if not t.is_floating_point()))
     empty = {name: simulation.empty(t) for name, t in tensors.items() if t.is_floating_point()}
-    held.append(replace(batch, **empty))
+    held.append(replace(batch, **empty))  # type: ignore[arg-type]
     return held[0]
 
 

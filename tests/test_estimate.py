@@ -143,7 +143,7 @@ def test_a_few_layers_say_what_all_of_them_take(
     whole = predicted(spec, [LONG] * 3)
     assert few.lasting == pytest.approx(whole.lasting, rel=0.001)  # the optimizer's by what is trained, not by blocks
     for what, peak in whole.peaks.items():
-        assert few.peaks[what].bytes == pytest.approx(peak.bytes, rel=0.01), what
+        assert few.peaks[what].bytes == pytest.approx(peak.bytes, rel=0.02), what
 
 
 def call(*words: str) -> Result:

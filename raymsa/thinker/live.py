@@ -39,11 +39,11 @@ class Live:
         self.now -= self._known.pop(key)
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, all tensors that operations return are counted, those of the backward pass too."""
 
     def __init__(self, live: Live) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

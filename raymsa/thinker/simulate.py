@@ -167,7 +167,7 @@ class _Linear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
     """As bitsandbytes' own: the weight is unpacked for the length of a product, the input is not kept."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _Product.apply(x.to(self.packed_dtype), self)
+        out: Tensor = _Product.apply(x.to(self.packed_dtype), self)  # type: ignore[no-untyped-call]
         return out.to(x.dtype)
 
 
@@ -210,14 +210,14 @@ def _one_call(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
 ) -> tuple[Tensor, None]:
     """All windows of a tower at once; what attends window by window puts its results together in the end."""
-    return _Attended.apply(query, key, value, None).transpose(1, 2).clone(), None
+    return _Attended.apply(query, key, value, None).transpose(1, 2).clone(), None  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
     """torch's attention takes memory as the fused kernels of a GPU: the choice of a kernel knows real devices only."""
     own = nn.functional.scaled_dot_product_attention
-    nn.functional.scaled_dot_product_attention = _fused
+    nn.functional.scaled_dot_product_attention = _fused  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -227,11 +227,11 @@ def fused_attention() -> Iterator[None]:
 def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
     made = attn_mask is not None and attn_mask.dtype is torch.bool  # kernels take a bias, made anew in every layer
     bias = query.new_empty(attn_mask.shape) if made and attn_mask is not None else attn_mask
-    attended: Tensor = _Attended.apply(query, key, value, bias)
+    attended: Tensor = _Attended.apply(query, key, value, bias)  # type: ignore[no-untyped-call]
     return attended
 
 
-class Simulated(Counting):
+class Simulated(Counting):  # type: ignore[no-untyped-call]
     """Integers for real, the rest without memory or arithmetic."""
 
     def __init__(self, live: Live, fake: FakeTensorMode) -> None:

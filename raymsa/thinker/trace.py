@@ -85,7 +85,7 @@ class Trace:
         def ends(_module: nn.Module, _given: Any, out: Any) -> None:
             hidden: Tensor = out[0] if isinstance(out, tuple) else out
             if hidden.requires_grad and self._way == FORWARD:
-                hidden.register_hook(begins)
+                hidden.register_hook(begins)  # type: ignore[no-untyped-call]
 
         self._handles += [module.register_forward_pre_hook(begins), module.register_forward_hook(ends)]
 
@@ -101,8 +101,8 @@ class Trace:
         if self._moments:
             self._close()
         self._live.peak = self._live.now
-        through = (frozenset(self._through[way]) for way in (FORWARD, BACKWARD))
-        self._moments.append(Moment(where, self._way, *through))
+        forward, backward = frozenset(self._through[FORWARD]), frozenset(self._through[BACKWARD])
+        self._moments.append(Moment(where, self._way, forward, backward))
 
     def _close(self) -> None:
         self._moments[-1].peak = max(self._moments[-1].peak, self._live.peak)
