@@ -11,9 +11,10 @@ from raymsa.errors import SpecError
 from raymsa.readouts.gen import Generative
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.target import Scale
+from raymsa.thinker.geometry import known_folder
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import Folder, absent_parts, load, with_adapters
-from raymsa.thinker.random_weights import geometry_folder, random_thinker
+from raymsa.thinker.random_weights import random_thinker
 from raymsa.training.student import Student
 from tests.clips import MIXED
 
@@ -99,7 +100,7 @@ def test_the_full_weights_are_never_in_memory(tiny_folder):
 
 
 def test_the_7b_is_known_without_its_files():
-    folder = geometry_folder(ModelSpec(path="Qwen/Qwen2.5-Omni-7B"))
+    folder = known_folder(ModelSpec(path="Qwen/Qwen2.5-Omni-7B"))
     assert folder.config.text_config.hidden_size == 3584
     assert folder.extractor.feature_size == folder.config.audio_config.num_mel_bins == 128
     token_id = folder.tokenizer.convert_tokens_to_ids
@@ -122,4 +123,4 @@ def test_packed_weights_are_spread_like_those_of_a_normal_one(tiny_folder):
 
 def test_a_model_of_unknown_geometry_is_refused():
     with pytest.raises(SpecError, match=r"nobody/nothing"):
-        geometry_folder(ModelSpec(path="nobody/nothing"))
+        known_folder(ModelSpec(path="nobody/nothing"))

@@ -19,8 +19,9 @@ from raymsa.clip import Batch, Clip
 from raymsa.errors import Stopped, UsageError
 from raymsa.spec import JobSpec
 from raymsa.target import Reading, Target
+from raymsa.thinker.geometry import known_folder
 from raymsa.thinker.load import absent_parts, compute_type, load, open_folder, with_adapters
-from raymsa.thinker.random_weights import geometry_folder, random_thinker
+from raymsa.thinker.random_weights import random_thinker
 from raymsa.training.evaluate import score
 from raymsa.training.loop import Feed, Position, Progress, fit
 from raymsa.training.run import collate_for, student_of, training_steps
@@ -56,7 +57,7 @@ class Ours:
         absent = absent_parts(modalities, spec.readout.needs_lm_head)
         torch.manual_seed(spec.seeds[0])
         if request.weights == "random":
-            folder = geometry_folder(spec.model)
+            folder = known_folder(spec.model)
             thinker = with_adapters(random_thinker(spec.model, folder, absent, device), folder, lora, device)
         else:
             thinker = load(spec.model, lora, modalities, spec.readout.needs_lm_head, device)
@@ -138,7 +139,7 @@ class Peer:
         spec: Any = JobSpec.model_validate(request.spec)
         dtype = compute_type(spec.model, device)
         if request.weights == "random":
-            folder = geometry_folder(spec.model)
+            folder = known_folder(spec.model)
             model = random_thinker(spec.model, folder, (), device)
         else:
             folder = open_folder(spec.model)

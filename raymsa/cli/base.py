@@ -39,6 +39,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "resume": "jobs",
     "retry": "orders",
     "rm": "orders",
+    "estimate": "estimate",
     "prepare": "data",
     "data": "look",
     "predict": "data",

@@ -15,29 +15,10 @@ import torch
 from torch import nn
 
 from raymsa.spec import ModelSpec
-from raymsa.thinker.geometry import GEOMETRY
-from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, open_folder, thinker_class
-from raymsa.thinker.tiny import MEDIA_TOKENS
+from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, thinker_class
 
 SD = 0.02  # of every weight with two axes or more: transformers' own default
 LARGEST_OF_A_BLOCK = 2.4  # standard deviations: of 64 normal numbers, the largest in size
-
-
-def geometry_folder(spec: ModelSpec) -> Folder:
-    """Tokenizer, sound features and config of a model, of which only the geometry may be known.
-
-    Where not even those files are here, words are cut by the tiny Thinker's tokenizer, into somewhat more tokens.
-    Raises SpecError when the geometry is not known either.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from transformers import WhisperFeatureExtractor
-
-    if spec.path not in GEOMETRY or isinstance(try_to_load_from_cache(spec.path, "config.json"), str):
-        return open_folder(spec)
-    tiny = open_folder(ModelSpec.model_validate({**spec.model_dump(), "path": "tiny"}))
-    config = GEOMETRY[spec.path]()
-    extractor = WhisperFeatureExtractor.from_pretrained(tiny.path, feature_size=config.audio_config.num_mel_bins)
-    return Folder(spec.path, tiny.tokenizer, extractor, _with_the_ids_of(tiny, config))
 
 
 def random_thinker(
@@ -117,20 +98,3 @@ def _compute_tables(model: Any, module: nn.Module, device: torch.device) -> None
         module._buffers[name] = torch.empty_like(table, device=device)
     if tables:
         model._init_weights(module)
-
-
-def _with_the_ids_of(tiny: Folder, config: Any) -> Any:
-    """The config with the ids that the tiny tokenizer gives to the marks of media."""
-    token_id = tiny.tokenizer.convert_tokens_to_ids
-    for kind in ("audio", "image", "video"):
-        setattr(config, f"{kind}_token_index", token_id(MEDIA_TOKENS[f"{kind}_token"]))
-        setattr(config, f"{kind}_token_id", token_id(MEDIA_TOKENS[f"{kind}_token"]))
-    for name, token in (
-        ("audio_start_token_id", "audio_bos_token"),
-        ("audio_end_token_id", "audio_eos_token"),
-        ("vision_start_token_id", "vision_bos_token"),
-        ("vision_end_token_id", "vision_eos_token"),
-    ):
-        setattr(config, name, token_id(MEDIA_TOKENS[token]))
-    config.pad_token_id = tiny.tokenizer.pad_token_id
-    return config
