@@ -150,7 +150,7 @@ def _student(simulation: Simulation, spec: Any, model: Any, target: Any) -> Stud
     student = replace(student_of(simulation.thinker, spec, target), model=model)
     if student.head is not None:
         for module in student.head.modules():
-            for name, p in module._parameters.items():
+            for name, p in module.named_parameters(recurse=False):
                 module._parameters[name] = nn.Parameter(simulation.empty(p.detach()))
     return student
 

@@ -160,7 +160,7 @@ def zeros_of(one: Clip, width: int) -> Vectors:
 
 def test_the_largest_packed_pass_has_more_clips_and_never_more_tokens(middling: Path) -> None:
     budget = {"train__batch_tokens": 700, "train__batch_clips": 8}
-    clips = [LONG, *[MIXED[2]] * 12]
+    clips = [LONG, *[MIXED[2]] * 3]
     packed, padded = (predicted(job(str(middling), train__packing=on, **budget), clips) for on in (True, False))
     assert packed.clips["scoring"] > padded.clips["scoring"]
     assert max(packed.tokens.values()) <= 700

@@ -22,8 +22,10 @@ from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.adapters import lean
 from raymsa.thinker.kept import forget, is_kept, keep, kept_folder
 from raymsa.thinker.packed import NAME, Row, offer
+from raymsa.thinker.products import by_onednn
 from raymsa.thinker.sizes import of_picture, of_sound
 
 if TYPE_CHECKING:
@@ -242,9 +244,13 @@ def with_adapters(
     model: Any, folder: Folder, lora: LoraSpec | None, device: torch.device, adapter: Path | None = None
 ) -> Thinker:
     """A frozen Thinker of the bare model, with adapters on it where `lora` is given."""
+    if device.type == "cpu":
+        by_onednn()
     model.requires_grad_(False)
     if lora is not None:
         model = adapt(model, lora, adapter)
+        if device.type == "cpu":
+            lean(model)
     trained = tuple(
         part for part in PARTS if any(p.requires_grad and f".{part}." in n for n, p in model.named_parameters())
     )
