@@ -166,7 +166,7 @@ def _write_and_take_back(opened: Store) -> None:
 
     try:
         with opened.write() as connection:
-            insert_event(connection, "doctor")
+            insert_event(connection, "doctor", at=opened.now(connection))
             raise _TakeBack
     except _TakeBack:
         pass

@@ -6,6 +6,7 @@ It lives in a process of its own (see supervise.py), because Ray ends a process 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -39,11 +40,12 @@ class Driver:
     lease_s: float = queue.LEASE_S
     tasks_at_once: int = 1
     ended: Callable[[str], None] = lambda job_id: None  # called when a job is over by what this driver did
-    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(3)}")
     _stop: threading.Event = field(default_factory=threading.Event)
+    _look: threading.Event = field(default_factory=threading.Event)  # at the queue, without waiting for the next turn
     _ray_is_up: bool = False
     _pulse: Pulse | None = None  # of a cluster
-    _busy: list[threading.Thread] = field(default_factory=list)
+    _busy: set[threading.Thread] = field(default_factory=set)
     _trouble: RaymsaError | None = None
 
     def serve(self, done: Callable[[], bool], idle: Callable[[], None] = lambda: None) -> None:
@@ -66,7 +68,10 @@ class Driver:
                         self.say(f"{error}; waiting for it")
                     away_s = min(AWAY_S[1], 2 * away_s or AWAY_S[0])
                     self._stop.wait(away_s)
-            while any(thread.is_alive() for thread in self._busy):
+                except StoreError as error:  # the end, but one in order for the tasks at hand
+                    self._trouble = error
+                    self.stop()
+            while self._busy:
                 self._look_at_session(ray)
                 time.sleep(0.1)
         if self._trouble is not None:
@@ -75,6 +80,7 @@ class Driver:
     def stop(self) -> None:
         """Ask for an end: the tasks at hand write a checkpoint and are given back with their place in the queue."""
         self._stop.set()
+        self._look.set()
 
     @property
     def stopped(self) -> bool:
@@ -82,13 +88,13 @@ class Driver:
         return self._stop.is_set()
 
     def _turn(self, ray: ExitStack, idle: Callable[[], None]) -> None:
-        self._busy = [thread for thread in self._busy if thread.is_alive()]
         task = None
         if len(self._busy) < self.tasks_at_once:
             task = queue.claim(self.store, self.name, self.lease_s)
         if task is None:
             idle()
-            self._stop.wait(POLL_S)
+            self._look.wait(POLL_S)
+            self._look.clear()
             return
         log = JobLog(task.job_id, self.say)
         lease = Lease(self.store, task, self.lease_s, self._stop, log)
@@ -96,7 +102,7 @@ class Driver:
         # In this thread: Linux ends what Ray starts when the thread that started it ends.
         if self._has_session(task, lease, ray):
             thread = threading.Thread(target=self._do, args=(task, lease, log), daemon=True, name=f"task-{task.id}")
-            self._busy.append(thread)
+            self._busy.add(thread)
             thread.start()
 
     def _do(self, task: Task, lease: Lease, log: JobLog) -> None:
@@ -110,19 +116,24 @@ class Driver:
             patiently(lambda: self._tell_end(task), lease)
         except LeaseLost as error:
             log(f"{task.kind}: {error}")
-        except StoreError as error:  # not the task's fault: it goes on when the store is back
+        except StoreAway as error:  # not the task's fault: it goes on when the store is back
             log(f"{task.kind} interrupted: {error}")
             with suppress(RaymsaError):
                 queue.release(self.store, task)
+        except Exception as error:  # its end cannot be recorded: it is taken back when its lease ends, which counts
+            log.only_in_file(traceback.format_exc())
+            log(f"{task.kind} interrupted: {type(error).__name__}: {error}")
         finally:
             lease.end()
+            self._busy.discard(threading.current_thread())
+            self._look.set()
 
     def _failed(self, task: Task, lease: Lease, log: JobLog) -> tuple[str, str] | None:
-        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreError."""
+        """Execute a task; the error and its cause if it failed. Raises LeaseLost and StoreAway."""
         try:
             if not lease.over():
                 execute(self.store, task, lease, log)
-        except (LeaseLost, StoreError):
+        except (LeaseLost, StoreAway):  # another StoreError comes again: what cannot be stored is tried so often only
             raise
         except RaymsaError as error:
             return None if isinstance(error, Cancelled) and lease.over() else (str(error), error.cause)
@@ -183,5 +194,5 @@ class Driver:
             queue.finish(self.store, task)
 
     def _tell_end(self, task: Task) -> None:
-        if queue.job_state(queries.tasks(self.store, task.job_id)) in ENDED:
+        if queries.state(self.store, task.job_id) in ENDED:
             self.ended(task.job_id)

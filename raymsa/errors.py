@@ -60,13 +60,13 @@ class Cancelled(RaymsaError):
 
 
 class StoreError(RaymsaError):
-    """The experiment store is unreachable, read-only or of an unknown version."""
-
-    cause = "store"
+    """The experiment store is unreachable, read-only or of an unknown version, or cannot hold a value."""
 
 
 class StoreAway(StoreError):
     """The store does not answer now, or is locked or full; trying again may help."""
+
+    cause = "store"
 
 
 class LeaseLost(RaymsaError):

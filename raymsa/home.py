@@ -1,6 +1,8 @@
 """Where raymsa keeps what it writes: one folder, `RAYMSA_HOME` (default `~/.raymsa`)."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,6 +19,14 @@ def run_dir(run_id: str) -> Path:
 def job_log(job_id: str) -> Path:
     """The file with everything that was said of a job."""
     return home() / "jobs" / f"{job_id}.log"
+
+
+def log_to(path: Path, line: str) -> None:
+    """Add a line with the time to a log; a full disk must not end what the line only tells of."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
 def driver_lock() -> Path:

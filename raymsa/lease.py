@@ -6,11 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from raymsa import queue
 from raymsa.errors import LeaseLost, StoreAway
-from raymsa.home import job_log
+from raymsa.home import job_log, log_to
 from raymsa.store import Store
 from raymsa.store.queries import Task
 
@@ -66,7 +65,8 @@ class Lease:
         while not self._done.wait(min(2.0, self._lease_s / 3)):
             asked_at = time.monotonic()
             try:
-                self.asked = queue.renew(self._store, self._task, self._lease_s, self._log.last)
+                asked = queue.renew(self._store, self._task, self._lease_s, self._log.last)
+                self.asked = self.asked or asked  # its runs are stopping, also if it is taken back
                 self._renewed = asked_at
             except LeaseLost as error:
                 self.lost = error
@@ -81,7 +81,6 @@ class JobLog:
     def __init__(self, job_id: str, say: Say) -> None:
         self._path, self._say = job_log(job_id), say
         self.last = ""  # as `raymsa status` shows it
-        self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, line: str) -> None:
         self.last = line[:200]
@@ -89,6 +88,5 @@ class JobLog:
         self.only_in_file(line)
 
     def only_in_file(self, line: str) -> None:
-        """Keep a line that is too much for the screen; a full disk must not end what it only tells of."""
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        """Keep a line that is too much for the screen."""
+        log_to(self._path, line)

@@ -23,12 +23,13 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from raymsa.errors import RaymsaError, UsageError
-from raymsa.queue import job_state
-from raymsa.store import Store, queries
+from raymsa.errors import RaymsaError, StoreError, UsageError
+from raymsa.store import Store, queries, records
+from raymsa.store.states import state_of
 from raymsa.words import for_json
 
 URL_S, COMMAND_S = 10.0, 60.0
+TOLD, NOT_TOLD = "notified", "not notified"  # events
 COLUMNS = 160  # of the table in the message
 
 
@@ -62,7 +63,7 @@ def message(store: Store, job_id: str) -> dict[str, Any]:
     return {
         "job": job.id,
         "name": job.name,
-        "state": job_state(tasks),
+        "state": state_of(task.state for task in tasks),
         "error": errors or None,
         "seconds": max(ended) - min(begun) if begun and ended else 0.0,
         "best": _best(store, job_id),
@@ -100,10 +101,14 @@ def _best(store: Store, job_id: str) -> str | None:
 
 
 class Notices:
-    """Tells of jobs that end, each in a thread of its own: nobody waits for it, and what goes wrong is one line."""
+    """Tells of jobs that end, each in a thread of its own: nobody waits for it, and what goes wrong is one line.
 
-    def __init__(self, store: Store, to: Target, say: Callable[[str, str], None]) -> None:
-        self._store, self._to, self._say = store, to, say
+    That it was told, or could not be, is an event of the job, so that who comes after a driver that died tells of what
+    that one ended. `who` is the driver's name.
+    """
+
+    def __init__(self, store: Store, to: Target, say: Callable[[str, str], None], who: str = "") -> None:
+        self._store, self._to, self._say, self._who = store, to, say, who
         self._threads: list[threading.Thread] = []
 
     def __call__(self, job_id: str) -> None:
@@ -111,6 +116,11 @@ class Notices:
         thread = threading.Thread(target=self._tell, args=(job_id,), daemon=True, name=f"raymsa-notify-{job_id}")
         self._threads.append(thread)
         thread.start()
+
+    def catch_up(self, drivers: str) -> None:
+        """Tell of what drivers with this end of their name have ended, and did not tell of."""
+        for job_id in queries.untold(self._store, drivers, (TOLD, NOT_TOLD)):
+            self(job_id)
 
     def close(self) -> None:
         """Wait for those that are on their way, as long as they may take."""
@@ -121,11 +131,16 @@ class Notices:
     def _tell(self, job_id: str) -> None:
         try:
             self._to.tell(for_json(message(self._store, job_id)))
-            self._say(job_id, f"{self._to.shown} was notified")
+            self._end(job_id, TOLD, "")
         except RaymsaError as error:
-            self._say(job_id, f"{self._to.shown} was not notified: {error}")
+            self._end(job_id, NOT_TOLD, f": {error}")
         except Exception as error:  # a notification must never harm a job; no text of it: that may hold the URL
-            self._say(job_id, f"{self._to.shown} was not notified: {type(error).__name__}")
+            self._end(job_id, NOT_TOLD, f": {type(error).__name__}")
+
+    def _end(self, job_id: str, what: str, why: str) -> None:
+        self._say(job_id, f"{self._to.shown} was {what}{why}")
+        with suppress(StoreError):
+            records.add_event(self._store, what, job_id=job_id, detail=f"{self._to.shown}{why}", who=self._who)
 
 
 class _Stay(HTTPRedirectHandler):

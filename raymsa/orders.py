@@ -89,8 +89,9 @@ def remove(store: Store, job_id: str, who: str, *, now: float | None = None) -> 
     """
     with store.write() as connection:
         at = _at(store, connection, job_id, who, now)
-        rows = connection.execute(select(tasks.c.id, tasks.c.state).where(tasks.c.job_id == job_id)).all()
-        if any(row.state == "running" for row in rows):
+        # Locked, so that nobody takes one or begins to wait for one meanwhile: it would go along with the job.
+        mine = select(tasks.c.state).where(tasks.c.job_id == job_id).with_for_update()
+        if "running" in connection.execute(mine).scalars().all():
             raise UsageError(f"job {job_id} still runs; cancel it first")
         if others := _waiting(connection, job_id):
             raise UsageError(f"job {job_id} cannot be removed: {', '.join(others)} waits for it; remove that first")

@@ -6,14 +6,12 @@ runs are told to Optuna again, unfinished ones go on from their checkpoints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from raymsa.errors import LeaseLost
 from raymsa.home import run_dir
 from raymsa.plan import run_id
-from raymsa.ranges import size
 from raymsa.searchspec import aim_of
 from raymsa.space import Space
 from raymsa.spec import Run, digest, trial
@@ -125,8 +123,7 @@ class Proposed:
         self._template, self._aim = template_of(job), aim_of(job.spec)
         search = job.spec["search"]
         self._space = Space(search["space"], self._template)
-        # Choices that are written differently may be one setting, as [text, audio] and [audio, text] are.
-        self.planned = int(min(int(search["trials"]), size(self._space.ranges) or math.inf))
+        self.planned = self._space.planned(search["trials"])
         past, warm = self._past(data_digest if search.get("warm_start") else None)
         self.about = [*self._words(search), *warm]
         self._study = Study(search, self._space, self._aim, self._template.seed, past)

@@ -1,7 +1,7 @@
 """The queue, as drivers see it: tasks of jobs, handed out under a lease. What people do to it is in orders.py.
 
     queued --claim--> running --finish----> done
-     ^ | ^               |-----fail-------> failed      or queued again, if its cause allows it (see causes.py)
+     ^ | ^               |-----fail-------> failed      or as below, if its cause allows another try (see causes.py)
      | | |               |-----release----> queued, or what somebody asked for: cancelled, paused
      | | `---------------'     the lease expired, or the driver is known to be dead (failed after max_attempts)
      | |--cancel----------------------------> cancelled
@@ -10,9 +10,9 @@
      `----retry---------------------------- failed, cancelled
 
 A task starts when all tasks it waits for are done: the one before it in its job, and those of `after:`. A job has no
-state of its own: `job_state` derives it. Whoever changes a state writes the event in the same transaction; `what` of
-the event is the new state. A claim is known by driver, attempt and start: a driver that comes back after its lease
-ended is told LeaseLost. Times are the store's: see `Store.now`.
+state of its own: `states.state_of` derives it. Whoever changes a state writes the event in the same transaction;
+`what` of the event is the new state. A claim is known by driver, attempt and start: a driver that comes back after its
+lease ended is told LeaseLost. Times are the store's: see `Store.now`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from raymsa.errors import LeaseLost, NotFound, UsageError
 from raymsa.store.engine import Store
 from raymsa.store.queries import Task
 from raymsa.store.records import insert_event
-from raymsa.store.states import LIVE, ready, state_of
+from raymsa.store.states import LIVE, ready
 from raymsa.store.tables import jobs, runs, tasks, waits
 
 MAX_ATTEMPTS = 5
@@ -150,18 +150,19 @@ def fail(
 ) -> str:
     """A task ended with an error; it is tried again in `again_s`, unless that is None or there were enough attempts.
 
-    Returns the task's new state. Raises LeaseLost.
+    What somebody asked for meanwhile comes before another try. Returns the task's new state. Raises LeaseLost.
     """
     again = again_s is not None and task.attempts < task.max_attempts
     with store.write() as connection:
         at = _now(store, connection, now)
         common = {"error": error, "cause": cause, "lease_until": None}
         if again:
-            row = _change(connection, task, state="queued", not_before=at + (again_s or 0), **common)
-            tell(connection, [row], f"{cause}: {error}; again in {again_s:.0f} s", str(task.driver), at)
+            row = _change(connection, task, not_before=at + (again_s or 0), **common, **_back(at))
+            later = f"; again in {again_s:.0f} s" if row.state == "queued" else ""
         else:
             row = _change(connection, task, state="failed", finished_at=at, **common)
-            tell(connection, [row], f"{cause}: {error}", str(task.driver), at)
+            later = ""
+        tell(connection, [row], f"{cause}: {error}{later}", str(task.driver), at)
     return str(row.state)
 
 
@@ -172,14 +173,7 @@ def release(store: Store, task: Task, *, now: float | None = None) -> str:
     """
     with store.write() as connection:
         at = _now(store, connection, now)
-        back = {
-            "state": func.coalesce(tasks.c.asked, "queued"),
-            "finished_at": case((tasks.c.asked == "cancelled", at), else_=None),
-            "attempts": tasks.c.attempts - 1,
-            "lease_until": None,
-            "asked": None,
-        }
-        row = _change(connection, task, **back)
+        row = _change(connection, task, attempts=tasks.c.attempts - 1, lease_until=None, **_back(at))
         tell(connection, [row], "released", str(task.driver), at)
     return str(row.state)
 
@@ -190,11 +184,6 @@ def gone(store: Store, driver: str, why: str, *, now: float | None = None) -> in
         at = _now(store, connection, now)
         held = select(tasks).where(tasks.c.state == "running", tasks.c.driver == driver).with_for_update()
         return len([_take(connection, row, at, driver, why) for row in connection.execute(held).all()])
-
-
-def job_state(tasks: Iterable[Task]) -> str:
-    """A job's state from its tasks'."""
-    return state_of(task.state for task in tasks)
 
 
 def expire(connection: Connection, at: float, who: str) -> list[Row[Any]]:
@@ -259,6 +248,12 @@ def _take(connection: Connection, row: Row[Any], at: float, who: str, why: str) 
     changed = connection.execute(changing.returning(tasks)).one()
     tell(connection, [changed], values.get("error", why), who, at)
     return changed
+
+
+def _back(at: float) -> dict[str, Any]:
+    """Back into the queue, or into the state that somebody asked for."""
+    ended = case((tasks.c.asked == "cancelled", at), else_=None)
+    return {"state": func.coalesce(tasks.c.asked, "queued"), "finished_at": ended, "asked": None}
 
 
 def _change(connection: Connection, task: Task, **values: Any) -> Row[Any]:

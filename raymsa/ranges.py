@@ -55,10 +55,18 @@ def points(choice: dict[str, Any]) -> list[Any] | None:
     return list(range(values[0], values[1] + 1)) if kind == "int" else None
 
 
+def count(choice: dict[str, Any]) -> int | None:
+    """How many values a range has, which may be too many to list; None where there is no end of them."""
+    kind, values = next(iter(choice.items()))
+    if kind == "choice":
+        return len(values)
+    return values[1] - values[0] + 1 if kind == "int" else None
+
+
 def size(space: dict[str, dict[str, Any]]) -> int | None:
     """Settings in a space; None where there is no end of them."""
-    counts = [points(choice) for choice in space.values()]
-    return None if any(found is None for found in counts) else math.prod(len(found or ()) for found in counts)
+    counts = [found for choice in space.values() if (found := count(choice)) is not None]
+    return math.prod(counts) if len(counts) == len(space) else None
 
 
 def combinations(space: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:

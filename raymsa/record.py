@@ -24,7 +24,7 @@ class Recorder:
         self, store: Store, manifest: Manifest, queue: QueueSpec, facts: dict[str, Any], say: Callable[[str], None]
     ) -> None:
         self._store, self._manifest, self._queue, self._facts, self._say = store, manifest, queue, facts, say
-        self._over: set[str] = set()  # runs that said themselves how they ended
+        self._over: set[str] = set()  # runs that said themselves how their attempt ended
 
     def report(self, run_id: str, values: dict[str, Any]) -> None:
         """Record one report of a run; which keys it has says what happened (see training/run.py).
@@ -36,7 +36,6 @@ class Recorder:
             self._count(run, values)
             del values["seconds"]
         if "place" in values:  # a new attempt
-            self._over.discard(run_id)
             records.update_run(self._store, run_id, place=values["place"])
         if "steps_total" in values:
             self._begin(run_id, values)
@@ -49,17 +48,19 @@ class Recorder:
             self._say(f"{name_of(run_id)}  {values['stopped']}")
         if values.get("error"):
             self._fail(run, values["error"], values["cause"])
+            self._over.add(run_id)
         if values.get("finished"):
             self._finish(run, values)
+            self._over.add(run_id)
 
     def ended(self, run_id: str, error: tuple[str, str] | None, pruned: bool) -> None:
         """A run's trial is over; an error (and its cause) counts unless the run has said itself how it ended."""
         if run_id in self._over:
+            self._over.discard(run_id)  # its next attempt may die without a word, and counts then
             return
         run = queries.run(self._store, run_id)
         if pruned:
             records.set_run_state(self._store, run_id, "pruned", detail=f"after epoch {run.epoch}")
-            self._over.add(run_id)
             self._say(f"{name_of(run_id)}  stopped early after epoch {run.epoch}: others do better")
         elif error is not None:
             self._fail(run, *error)
@@ -78,7 +79,6 @@ class Recorder:
     def _fail(self, run: queries.RunRow, error: str, cause: str) -> None:
         again_s = again_in(cause, run.failures + 1, self._queue.retries, self._queue.backoff_s)
         records.fail_run(self._store, run.id, error, cause, again_s)
-        self._over.add(run.id)
         later = "" if again_s is None else f" (again in {again_s:.0f} s)"
         self._say(f"{name_of(run.id)}  failed: {error}{later}")
 
@@ -99,7 +99,6 @@ class Recorder:
             facts["valid_error"] = rule.turned(finals["valid"][rule.metric])
         path = str(run_dir(run_id))
         records.finish_run(self._store, run_id, facts, finals, rows, [{"name": "folder", "path": path}])
-        self._over.add(run_id)
         shown = ", ".join(f"{split} {rule.words} {finals[split][rule.metric]:.4f}" for split in finals)
         self._say(f"{name_of(run_id)}  done: {shown}")
 

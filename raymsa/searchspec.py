@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD, PROFILES
 from raymsa.plugins import Spec
-from raymsa.ranges import check_range, points, size
+from raymsa.ranges import check_range, count, size
 from raymsa.target import task_of
 
 SEEDS = (1111, 2222, 3333, 4444)  # of a job that names none; the first one is the trials'
@@ -135,11 +135,11 @@ def _space_problems(search: SearchSpec) -> Iterator[str]:
         outer = next((other for other in space if field.startswith(f"{other}.")), None)
         if outer:
             yield f"search.space.{field}: it lies inside '{outer}', which is in the space, too; give one of the two"
-        if search.algorithm == "grid" and points(space[field]) is None:
+        if search.algorithm == "grid" and count(space[field]) is None:
             kind = next(iter(space[field]))
             yield f"search.space.{field}: given {kind}; a grid has points: give choice or int, or another algorithm"
-    count = size(space)
-    if count is not None and search.trials is not None and search.trials > count:
-        yield f"search.trials: given {search.trials}, but the space has only {count} settings; give at most {count}"
+    most = size(space)
+    if most is not None and search.trials is not None and search.trials > most:
+        yield f"search.trials: given {search.trials}, but the space has only {most} settings; give at most {most}"
     if search.algorithm == "cma-es" and all("choice" in choice for choice in space.values()):
         yield "search.algorithm: given cma-es, which needs a field with a range of numbers; tpe takes choices alone"

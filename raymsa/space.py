@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from raymsa.errors import SpecError
-from raymsa.ranges import points
+from raymsa.ranges import points, size
 from raymsa.spec import Run, trial
 
 Values = dict[str, Any]  # dotted field -> value
@@ -38,7 +38,7 @@ class Space:
             for part in field.split("."):
                 value = value.get(part, KeyError) if isinstance(value, dict) else KeyError
             if value is not KeyError:
-                found[field] = value
+                found[field] = self._as_proposed(field, value)
         return found
 
     def params(self, values: Values) -> dict[str, Any] | None:
@@ -55,6 +55,11 @@ class Space:
                 return None
             found = [{**before, field: self._code(field, value)} for before in found for value in values]
         return found
+
+    def planned(self, wanted: int) -> int:
+        """How many trials there will be: choices that are written differently may be one setting, as [text, audio] and
+        [audio, text] are."""
+        return min(wanted, size(self.ranges) or wanted)
 
     def _suggest(self, asked: Any, field: str) -> Any:
         kind, values = next(iter(self.ranges[field].items()))
@@ -76,7 +81,12 @@ class Space:
         kind, values = next(iter(self.ranges[field].items()))
         if kind == "choice":
             return value in values
-        return isinstance(value, (int, float)) and bool(values[0] <= value <= values[1])
+        return isinstance(value, int if kind == "int" else (int, float)) and bool(values[0] <= value <= values[1])
+
+    def _as_proposed(self, field: str, value: Any) -> Any:
+        """What an int range gave is an int again: the field may be a float, which lora.alpha is."""
+        whole = "int" in self.ranges[field] and isinstance(value, (int, float)) and value == int(value)
+        return int(value) if whole else value
 
     def _code(self, field: str, value: Any) -> Any:
         return self._coded[field][self.ranges[field]["choice"].index(value)] if field in self._coded else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,7 +30,6 @@ from raymsa.store import Store
 # Exit codes of raymsa.serve: an error it has told, twice, and a Ray session that died under it. Others: it died.
 NO_SESSION, BROKEN, SESSION_DIED = 71, 74, 75
 NOTIFY = "RAYMSA_NOTIFY"  # in the environment of the driver's process, which takes it out at once
-LOCK_FD = 9  # the driver's end of the machine's lock
 WAIT_S = (2.0, 60.0)  # before a new driver, at first and at most
 TRIES = 3  # at the first session
 WELL_S = 300.0  # a driver that lived so long was well
@@ -45,15 +45,24 @@ class Options(NamedTuple):
     tasks_at_once: int = 1
     job_id: str | None = None  # end when this job is over
     until_empty: bool = False  # end when there is nothing to do
-    locked: bool = False  # it inherits the machine's lock
+    lock_fd: int | None = None  # the machine's lock, which it inherits
+    watcher: int | None = None  # the process that watches it
+    suffix: str = "0"  # of its name
+
+    def name(self, pid: int) -> str:
+        """The name of the driver with this process id: what it holds when it dies is taken back by it. In containers,
+        hosts share names and processes share numbers, so the suffix is what makes it one driver's."""
+        return f"{socket.gethostname()}:{pid}-{self.suffix}"
 
 
 class Supervisor:
     """Keeps one driver process alive until it ends by itself or `stop` is called."""
 
     def __init__(self, store: Store, options: Options, say: Say, notify: str | None = None) -> None:
-        self._store, self._options, self._say, self._notify = store, options, say, notify
+        self._store, self._say, self._notify = store, say, notify
+        self._options = options._replace(watcher=os.getpid(), suffix=secrets.token_hex(3))
         self._child: subprocess.Popen[bytes] | None = None
+        self._told = ""  # whom we wait for
         self._lived = False  # some driver had a session: one that cannot get any may get one later
         self.stopped = False
 
@@ -88,18 +97,18 @@ class Supervisor:
 
     def _run(self, lock: Any) -> int:
         """One driver process, from its start to its end."""
-        command = [sys.executable, "-m", "raymsa.serve", json.dumps(self._options._asdict())]
+        keep = (lock.fileno(),) if lock else ()
+        options = self._options._replace(lock_fd=lock.fileno() if lock else None)
+        command = [sys.executable, "-m", "raymsa.serve", json.dumps(options._asdict())]
         # Not in the command, which `ps` shows.
         environment = {**os.environ, "RAYMSA_STORE": self._store.secret_url(), NOTIFY: self._notify or ""}
-        keep: tuple[int, ...] = ()
-        if lock:
-            os.dup2(lock.fileno(), LOCK_FD, inheritable=True)
-            keep = (LOCK_FD,)
         # A session of its own: Ctrl-C on the terminal is for us, and we pass it on.
         self._child = subprocess.Popen(  # noqa: S603
             command, env=environment, pass_fds=keep, start_new_session=True, stdin=subprocess.DEVNULL
         )
-        name = f"{socket.gethostname()}:{self._child.pid}"
+        if self.stopped:  # while it was started, when there was nobody to pass it on to
+            self._child.terminate()
+        name = options.name(self._child.pid)
         if lock:
             leftovers.note(_note(), self._child.pid, name)
         code = self._child.wait()
@@ -141,12 +150,11 @@ class Supervisor:
         if self._options.address is not None:
             yield None
             return
-        self._options = self._options._replace(locked=True)
         with alone(self._wait) as lock:
             yield lock or False
 
     def _wait(self, other: str) -> bool:
-        if other != getattr(self, "_told", None):
+        if other != self._told:
             self._told = other
             self._say(f"{other} serves this machine; waiting for it")
         return not self.stopped

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymsa import leftovers, queue
+from raymsa import leftovers
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.data.folder import settings_of
@@ -105,7 +105,7 @@ class Watched:
 
     def state(self) -> str:
         """The job's."""
-        return queue.job_state(queries.tasks(self.store, self.job_id))
+        return queries.state(self.store, self.job_id)
 
     def log(self) -> str:
         """What the run's workers wrote so far."""

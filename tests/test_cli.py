@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from raymsa import queue
+from raymsa import orders, queue
 from raymsa.cli import main
 from raymsa.spec import check, digest, runs
 from raymsa.store import Store, queries, records
@@ -79,6 +80,7 @@ def finish(home: Path, job_id: str, test_mae: float = 0.5) -> str:
         (["predict", "run"], "Missing argument 'CLIP...'"),
         (["submit", "x.yaml", "--set"], "Option '--set' requires an argument"),
         (["submit", "x.yaml", "--lease-s", "long"], "'long' is not a valid float"),
+        (["work", "--lease-s", "0"], "0.0 is not in the range x>=1.0"),
         (["predict", "run", "a.mp4", "b.mp4", "c.mp4", "--text", "x", "--text", "y"], "2 --text for 3 clips; give one"),
     ],
 )
@@ -360,6 +362,38 @@ def test_a_job_that_ended_well_has_nothing_to_cancel_or_retry(home: Path, tmp_pa
     result = call("retry", job_id)
     assert result.exit_code == 2
     assert "no failed or cancelled task to retry" in result.stderr
+
+
+def test_waiting_for_no_time_looks_once(home: Path, tmp_path: Path) -> None:
+    job_id = submit(home, tmp_path)
+    result = raymsa(home, "wait", job_id, "--timeout", "0", timeout_s=60)
+    assert result.returncode == 101 and f"job {job_id} is still queued" in result.stderr
+
+
+def test_a_job_that_is_removed_while_somebody_waits_for_it_is_not_done(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(home, tmp_path)
+    monkeypatch.setattr("raymsa.cli.orders.time.sleep", lambda _: orders.remove(open_store(home), job_id, "eve"))
+    result = call("wait", job_id)
+    assert (result.exit_code, result.stderr) == (102, f"error: job {job_id} was removed from the store\n")
+
+
+def test_a_job_that_waits_for_a_failed_one_is_not_waited_for(home: Path, tmp_path: Path) -> None:
+    first = submit(home, tmp_path)
+    with open_store(home) as store:
+        for task in queries.tasks(store, first):
+            queue.fail(store, queue.claim(store, "driver", 60, first), "broke") if task.seq == 0 else None
+    done = raymsa(home, "submit", str(job_file(tmp_path)), "--after", first, timeout_s=60)
+    assert done.returncode == 101, done.stderr
+    assert f"waits for prepare of job {first}" in done.stderr and f"raymsa retry {first}" in done.stderr
+    assert "starting Ray" not in done.stderr
+
+
+def test_the_age_of_a_job_is_by_the_stores_clock(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(home, tmp_path)
+    monkeypatch.setattr(Store, "now", lambda *_: time.time() + 7200)  # this machine is two hours late
+    assert "2h00m ago" in call("list").stdout
 
 
 def test_a_running_job_is_asked_to_stop(home: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections import Counter
 
 import pytest
 
-from raymsa.queue import job_state
 from raymsa.store import Store, queries
 from tests import postgres
 from tests.faults import fault_job, home_with_models, make_shards
@@ -64,7 +63,7 @@ class Place:
         return [run for run in self.runs(job) if run.state == "done"]
 
     def job_state(self, job):
-        return job_state(queries.tasks(self.store, job))
+        return queries.state(self.store, job)
 
     def log(self, run):
         path = self.home / "runs" / run.id / "log.txt"

@@ -471,3 +471,12 @@ def test_a_store_goes_to_another_machine_by_export_and_import(store: Store, tmp_
     assert call("store", "export", str(tmp_path / "two.jsonl"), "nobody", *source).exit_code == 102
     result = call("store", "import", str(tmp_path / "nowhere"), "--store", f"{tmp_path}/new.db")
     assert result.exit_code == 2 and not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize("run_id", ["../../ada", "/srv/ada", "..", "", "a\0"])
+def test_an_id_that_leads_out_of_its_folder_is_refused(run_id: str, store: Store, other: Store, tmp_path: Path) -> None:
+    add_runs(store, put(store), run_id)  # `raymsa rm` would remove what it names
+    export(store, tmp_path / "bad.jsonl")
+    with pytest.raises(UsageError, match="cannot be a folder's name"):
+        import_(other, tmp_path / "bad.jsonl", "eve")
+    assert queries.jobs(other) == []

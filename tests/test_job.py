@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raymsa import orders, queue
+from raymsa import orders
 from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
 from raymsa.predict import predict
@@ -37,7 +37,7 @@ def do(store: Store, path: Path, *overrides: str) -> queries.Job:
 
 
 def state(store: Store, job_id: str) -> str:
-    return queue.job_state(queries.tasks(store, job_id))
+    return queries.state(store, job_id)
 
 
 @pytest.fixture(scope="module")

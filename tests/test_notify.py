@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -206,3 +207,37 @@ def test_a_job_that_ends_is_told_of_and_a_broken_target_harms_nothing(
     assert {message["state"] for _, _, message in server.got} == {"failed"}
     assert [queries.tasks(store, job_id)[0].cause for job_id in jobs] == ["fault", "fault"]
     assert sum("was not notified: it answered 500" in line for line in said) == 2
+
+
+def test_what_a_driver_ended_and_did_not_tell_of_is_told_by_the_next_one(store, server) -> None:
+    """Both have one watcher, whose suffix their names end with."""
+    mine, others = Options(suffix="ada").name(7), Options(suffix="eve").name(7)
+    lost, told, given_up = put(store, "lost"), put(store, "told"), put(store, "given up", max_attempts=1)
+    to = notify.target(f"http://127.0.0.1:{server.server_port}/t0ken")
+    queue.finish(store, queue.claim(store, mine, 60, lost))
+    queue.finish(store, queue.claim(store, mine, 60, told))
+    first = notify.Notices(store, to, lambda *_: None, mine)
+    first(told)
+    first.close()
+    queue.claim(store, mine, 60, given_up)
+    queue.gone(store, mine, "it was killed")  # nobody could have told of this
+    queue.finish(store, queue.claim(store, others, 60, put(store, "another's")))
+    queue.finish(store, queue.claim(store, mine, 60, put(store, "half done", tasks=2)))
+    server.got.clear()
+    for _ in range(2):
+        second = notify.Notices(store, to, lambda *_: None, Options(suffix="ada").name(8))
+        second.catch_up("-ada")
+        second.close()
+    assert sorted(message["job"] for _, _, message in server.got) == sorted([lost, given_up])
+    last = queries.events(store, lost)[-1]
+    assert (last.what, last.detail) == ("notified", f"http://127.0.0.1:{server.server_port}")
+
+
+def test_a_driver_that_starts_again_tells_of_what_the_last_one_ended(store, tmp_path: Path) -> None:
+    options = Options(until_empty=True, suffix="ada")
+    job_id, out = put(store), tmp_path / "out"
+    queue.finish(store, queue.claim(store, options.name(7), 60))
+    environment = {**os.environ, "RAYMSA_STORE": store.secret_url(), NOTIFY: f"sh -c 'cat > {out}'"}
+    words = [sys.executable, "-m", "raymsa.serve", json.dumps(options._asdict())]
+    assert subprocess.run(words, env={**environment, "RAYMSA_HOME": str(tmp_path)}, timeout=120).returncode == 0
+    assert json.loads(out.read_text())["job"] == job_id

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +12,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from raymsa import orders, queue
-from raymsa.errors import LeaseLost, NotFound, UsageError
+from raymsa.errors import LeaseLost, NotFound, StoreError, UsageError
 from raymsa.orders import Ended
 from raymsa.store import Store, queries
 from raymsa.store.queries import Task
+from raymsa.store.states import state_of
 from tests import stores
 from tests.stores import put
 
@@ -162,7 +163,7 @@ def test_a_task_whose_drivers_all_died_is_given_up(store: Store) -> None:
     task = queries.tasks(store, job_id)[0]
     assert (task.state, task.finished_at) == ("failed", 1000)
     assert task.error == "gave up after 5 attempts: driver ann was silent for longer than its lease"
-    assert queue.job_state(queries.tasks(store, job_id)) == "failed"
+    assert queries.state(store, job_id) == "failed"
 
 
 # Cancel and retry
@@ -235,9 +236,7 @@ def test_a_job_that_is_not_there_is_not_found(store: Store) -> None:
             change(store, "abc", "eve")
 
 
-def test_a_jobs_state_follows_from_its_tasks(store: Store) -> None:
-    put(store)
-    (task,) = queries.tasks(store)
+def test_a_jobs_state_follows_from_its_tasks() -> None:
     for expected, found in {
         "failed": ["done", "failed", "cancelled"],
         "cancelled": ["done", "cancelled", "queued"],
@@ -246,7 +245,7 @@ def test_a_jobs_state_follows_from_its_tasks(store: Store) -> None:
         "paused": ["done", "paused", "queued"],
         "queued": ["done", "queued"],
     }.items():
-        assert queue.job_state([replace(task, state=state) for state in found]) == expected
+        assert state_of(found) == expected
 
 
 def test_the_log_tells_what_happened_when_and_by_whom(store: Store) -> None:
@@ -451,6 +450,18 @@ def test_a_task_that_is_tried_again_waits_first_and_not_for_ever(store: Store) -
     assert "queued: lost: node 7 is gone; again in 30 s (ann)" in story(store, job_id)
 
 
+@pytest.mark.parametrize(("order", "state"), [(orders.cancel, "cancelled"), (orders.pause, "paused")])
+def test_a_task_that_fails_after_it_was_asked_to_stop_is_not_tried_again(store: Store, order: Any, state: str) -> None:
+    job_id = put(store, max_attempts=3)
+    task = claim(store)
+    order(store, job_id, "eve")
+    assert queue.fail(store, task, "node 7 is gone", "lost", 0.0) == state
+    (row,) = queries.tasks(store, job_id)
+    assert (row.state, row.asked, row.finished_at is None) == (state, None, state == "paused")
+    assert queue.claim(store, "bob", LEASE_S) is None
+    assert story(store, job_id)[-1] == f"{state}: lost: node 7 is gone (ann)"
+
+
 def test_what_is_not_done_by_its_deadline_has_failed(store: Store) -> None:
     job_id = put(store, tasks=2, deadline_s=100.0, now=0)
     task = claim(store, now=10)
@@ -479,6 +490,28 @@ def test_a_driver_that_is_known_to_be_dead_gives_its_tasks_back_at_once(store: S
     assert queue.gone(store, "dead:1", "its process was killed") == 1
     assert claim(store, "bob").job_id == job_id
     assert "queued: its process was killed (dead:1)" in story(store, job_id)
+
+
+def test_a_job_cannot_begin_to_wait_for_one_that_is_being_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = put(store)
+    early = [task.id for task in queries.tasks(store, job_id)]
+    waiting = orders._waiting
+
+    def somebody_submits_now(connection: Connection, removed: str) -> list[Any]:
+        found = waiting(connection, removed)
+        late.append(pool.submit(put, store, "late", after=early))
+        wait(late, timeout=1)
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        late: list[Future[str]] = []
+        monkeypatch.setattr(orders, "_waiting", somebody_submits_now)
+        orders.remove(store, job_id, "eve")
+        with pytest.raises(StoreError):
+            late[0].result()
+    assert queries.jobs(store) == []
 
 
 def test_a_removed_job_leaves_its_story_and_nothing_else(store: Store) -> None:

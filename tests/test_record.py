@@ -37,3 +37,14 @@ def test_a_report_that_is_repeated_because_the_store_was_away_is_counted_once(st
     run = queries.run(store, "job-disc-1")
     assert (run.wall_s, run.device_s, run.attempts, run.step) == (5.0, 10.0, 1, 1)
     assert [event.what for event in queries.events(store, run.job_id) if event.run_id] == ["queued", "running"]
+
+
+def test_attempts_that_die_one_after_the_other_without_a_word_are_counted_and_come_to_an_end(store, recorder):
+    for said in (True, False, False):
+        if said:
+            recorder.report("job-disc-1", {"error": "it broke", "cause": "lost"})
+        recorder.ended("job-disc-1", None if said else ("its node died", "lost"), pruned=False)
+    assert queries.run(store, "job-disc-1").failures == 3
+    for _ in range(2):
+        recorder.ended("job-disc-1", ("its node died", "lost"), pruned=False)
+    assert queries.run(store, "job-disc-1").state == "failed"

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from raymsa import remote
+from raymsa.cli import main
 from raymsa.errors import Lost, NoSession, UsageError
 from raymsa.spec import load_job
 from raymsa.training import worker
@@ -108,6 +109,9 @@ def test_another_web_server_is_told_from_a_head(other_server):
     ("words", "says"),
     [
         (["list", "--store", "sqlite:///x.db"], "--cluster and --store exclude each other"),
+        (["search", "a", "--plot", "plots"], "--cluster and --plot exclude each other"),
+        (["submit", "jobs/demo.yaml", "--notify", "http://h/x"], "--cluster and --notify exclude each other"),
+        (["resume", "a", "--notify", "http://h/x"], "--cluster and --notify exclude each other"),
         (["rm", "a"], "nobody can be asked on the head; say --yes"),
         (["resume", "a", "--address", "127.0.0.1:1"], "--cluster and --address exclude each other"),
     ],
@@ -115,6 +119,13 @@ def test_another_web_server_is_told_from_a_head(other_server):
 def test_options_that_contradict_cluster_are_refused(words, says, tmp_path):
     ended = raymsa(tmp_path / "home", *words, "--cluster", "http://127.0.0.1:1")
     assert (ended.returncode, says in ended.stderr) == (2, True), ended.stderr
+
+
+def test_whatever_reads_a_job_or_gives_an_order_can_be_said_to_a_head():
+    commands = {name: main.get_command(None, name) for name in main.list_commands(None)}
+    options = {name: {option.name for option in command.params} for name, command in commands.items()}
+    of_a_job = {name for name, known in options.items() if known & {"job", "job_or_run"}}
+    assert len(of_a_job) > 8 and not [name for name in of_a_job if "cluster" not in options[name]]
 
 
 def test_a_worker_whose_run_another_one_took_over_ends_without_a_checkpoint(tmp_path, monkeypatch):

@@ -57,6 +57,13 @@ def test_a_search_learns_from_earlier_runs_that_differ_by_the_space_alone(store,
     assert len(found(store, later).trials) == 3
 
 
+def test_an_earlier_run_between_two_whole_numbers_is_outside_an_int_range(store, tmp_path):
+    first = new_job(store, tmp_path, trials=2, algorithm="random", space={"lora.alpha": {"uniform": [8, 64]}})
+    train(store, proposals(store, first))
+    later = new_job(store, tmp_path, "later", warm_start=True, space={"lora.alpha": {"int": [8, 64]}})
+    assert "0 earlier runs on the same clips are learned from; 2 more have" in proposals(store, later).about[-1]
+
+
 def test_cma_es_begins_where_earlier_runs_were_good(store, tmp_path):
     first = new_job(store, tmp_path, trials=20, algorithm="random")
     train(store, proposals(store, first), at_most=9)
@@ -166,6 +173,14 @@ def test_the_command_says_what_is_best_what_mattered_and_what_ended_early(store,
     assert plain["states"]["done"] == len(plain["best"]) and plain["importance"].keys() == SPACE.keys()
 
 
+def test_a_search_without_a_number_names_no_best_and_one_with_one_number_nothing_that_mattered(store, tmp_path):
+    job = new_job(store, tmp_path, trials=5)
+    assert "no trial has gone to its end with a number yet" in command(store, job)
+    train(store, proposals(store, job), value=lambda spec, epoch: 1.0)
+    shown = command(store, job)
+    assert "the best of 5 trials" in shown and "importance: too few trials went to their end, or all" in shown
+
+
 def test_the_study_is_exported_with_every_trial_and_opens_with_optuna(store, tmp_path):
     import optuna
 
@@ -188,6 +203,8 @@ def test_plots_are_four_pages_that_need_no_network(store, tmp_path):
     assert [page.stem for page in pages] == ["history", "importance", "parallel", "slices"]
     assert all("plotly.min.js" in page.read_text() and "https://cdn" not in page.read_text() for page in pages)
     assert (tmp_path / "plots/plotly.min.js").exists()
+    (tmp_path / "file").touch()
+    assert "file/plots: cannot be written (Not a" in command(store, job, "--plot", str(tmp_path / "file/plots"), code=2)
 
 
 def test_without_plotly_one_line_says_what_to_install(store, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from raymsa.errors import SpecError
 from raymsa.plan import plan, tasks_of
+from raymsa.ranges import size
 from raymsa.searchspec import aim_of
 from raymsa.spec import check
 from tests.searches import SPACE
@@ -110,3 +111,8 @@ def test_a_job_with_a_search_says_how_much_it_is():
     job = job_of({"space": SPACE, "trials": 5, "confirm": {"top": 2, "seeds": [7, 8]}}, seeds=[1])
     assert (plan(job)["runs"], tasks_of(job)) == (11, ("prepare", "train", "confirm"))
     assert tasks_of(job_of({"space": SPACE, "trials": 5})) == ("prepare", "train")
+
+
+def test_a_range_too_wide_to_list_is_counted():
+    assert size({"lora.rank": {"int": [1, 10**12]}, "lora.alpha": {"choice": [1, 2]}}) == 2 * 10**12
+    assert size({"lora.rank": {"int": [1, 10**12]}, "train.lora_lr": {"uniform": [0, 1]}}) is None

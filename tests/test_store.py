@@ -5,7 +5,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import func, make_url, select, text
 
-from raymsa.errors import NotFound, StoreError, UsageError
+from raymsa.errors import NotFound, StoreAway, StoreError, UsageError
 from raymsa.store import Store, migrations, queries, records, tables
 from tests import postgres, stores
 
@@ -176,10 +178,10 @@ def test_a_full_disk_and_a_read_only_store_are_told_and_nothing_is_half_written(
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
             for _ in range(100):
-                records.insert_event(connection, "big", detail="x" * 10_000)
+                records.insert_event(connection, "big", at=0.0, detail="x" * 10_000)
         with pytest.raises(StoreError, match=r"readonly database \(check"), store.write() as connection:
             connection.exec_driver_sql("PRAGMA query_only=1")
-            records.insert_event(connection, "small")
+            records.insert_event(connection, "small", at=0.0)
         assert queries.events(store) == []
 
 
@@ -197,9 +199,9 @@ def test_a_server_that_stops_is_told_in_one_line_and_what_was_committed_is_there
 
 def _stop_in_the_middle(store: Store, server: postgres.Server, how: Any) -> None:
     with store.write() as connection:
-        records.insert_event(connection, "half")
+        records.insert_event(connection, "half", at=0.0)
         server.stop(how)
-        records.insert_event(connection, "and half")
+        records.insert_event(connection, "and half", at=0.0)
 
 
 def _told(do: Callable[..., None], *arguments: Any) -> str:
@@ -210,6 +212,46 @@ def _told(do: Callable[..., None], *arguments: Any) -> str:
 
 
 @needs_a_server
+def test_a_file_that_is_damaged_while_it_is_open_is_told_in_one_line(tmp_path: Path) -> None:
+    with Store.open(str(tmp_path / "store.db")) as store:
+        stores.put(store)
+        for path in tmp_path.glob("store.db*"):
+            path.write_bytes(b"x" * path.stat().st_size)
+        with pytest.raises(StoreError, match="not a database"):
+            stores.put(store)
+
+
+def test_a_store_that_keeps_all_connections_busy_is_waited_for(tmp_path: Path) -> None:
+    with Store.open(str(tmp_path / "store.db")) as store, ExitStack() as held:
+        store.engine.pool._timeout = 0.1
+        with pytest.raises(StoreAway, match="QueuePool limit"):
+            for _ in range(100):
+                held.enter_context(store.read())
+
+
+@needs_a_server
+def test_of_two_that_wait_for_each_other_one_may_try_again() -> None:
+    with postgres.database() as url, Store.open(url) as store:
+        stores.add_runs(store, stores.put(store), "r1", "r2")
+        both, errors = threading.Barrier(2), []
+
+        def change(first: str, second: str) -> None:
+            try:
+                with store.write() as connection:
+                    records._set(connection, first, step=1)
+                    both.wait(10)
+                    records._set(connection, second, step=1)
+            except StoreError as error:
+                errors.append(type(error))
+
+        threads = [threading.Thread(target=change, args=order) for order in (("r1", "r2"), ("r2", "r1"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert errors == [StoreAway]
+
+
 def test_a_database_that_is_not_there_is_told_with_what_to_do() -> None:
     with postgres.database() as url:
         pass  # dropped again
@@ -229,7 +271,7 @@ def test_a_long_read_sees_one_moment_and_stops_nobody_from_writing(store: Store)
 
 def test_an_exception_of_the_caller_rolls_back_and_stays_what_it_is(store: Store) -> None:
     with pytest.raises(FileNotFoundError), store.write() as connection:
-        records.insert_event(connection, "undone")
+        records.insert_event(connection, "undone", at=0.0)
         raise FileNotFoundError("a checkpoint")
     assert queries.events(store) == []
 
@@ -254,6 +296,14 @@ def test_what_was_not_a_number_comes_back_so_and_infinity_stays(store: Store, ru
     final = queries.finals(store, run_id)["test"]
     assert math.isnan(final["corr"]) and final["mae"] == 0.5 and "f1" not in final
     assert math.isnan(queries.predictions(store, run_id)[0].score)
+
+
+def test_a_text_that_no_database_holds_is_stored_all_the_same(store: Store, run_id: str) -> None:
+    odd, kept = "a\0b\udc80", "a\ufffdb?"
+    records.finish_run(store, run_id, {}, {}, [{**PREDICTION, "clip_id": "one", "text": odd}])
+    records.set_run_state(store, run_id, "failed", error=odd)
+    assert queries.predictions(store, run_id)[0].text == queries.run(store, run_id).error == kept
+    assert queries.events(store)[-1].detail == kept
 
 
 def test_numbers_of_numpy_are_stored_as_numbers(store: Store, run_id: str) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from raymsa import queue
 from raymsa.data import shards
 from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
@@ -27,7 +26,7 @@ def done(store, path):
     """The only run of a job that is served to its end, and what the job and the run said."""
     job_id = submit(store, load_job(path, []))
     over = ("done", "failed", "cancelled")
-    Driver(store, lambda line: None).serve(lambda: queue.job_state(queries.tasks(store, job_id)) in over)
+    Driver(store, lambda line: None).serve(lambda: queries.state(store, job_id) in over)
     (run,) = queries.runs(store, job_id)
     assert run.state == "done", job_log(job_id).read_text()
     return run, job_log(job_id).read_text(), (run_dir(run.id) / "log.txt").read_text()

@@ -9,6 +9,7 @@ import pytest
 
 from raymsa.errors import LeaseLost, StoreAway
 from raymsa.orders import retry
+from raymsa.report import search as report
 from raymsa.searchspec import Aim
 from raymsa.space import Space
 from raymsa.spec import check, runs
@@ -155,6 +156,13 @@ def test_no_setting_is_tried_twice(store, tmp_path, algorithm):
     assert len({(rank, rate) for rank, rate, *_ in settings(store, job)}) == 6
 
 
+def test_whole_numbers_for_a_field_that_is_a_float_are_known_again_after_a_kill(store, tmp_path):
+    job = new_job(store, tmp_path, algorithm="random", trials=4, space={"lora.alpha": {"int": [8, 11]}})
+    for _ in range(4):
+        train(store, proposals(store, job), at_most=1)
+    assert sorted(row.spec["lora"]["alpha"] for row in queries.runs(store, job.id)) == [8, 9, 10, 11]
+
+
 def test_choices_that_are_no_plain_values_are_known_to_optuna_as_text():
     choices = {
         "inputs.modalities": {"choice": [["audio", "text"], ["text"]]},
@@ -181,6 +189,7 @@ def test_choices_that_mean_the_same_are_one_setting(store, tmp_path, algorithm):
     space = {"inputs.modalities": {"choice": [["text", "audio"], ["audio", "text"], ["text"]]}}
     job = new_job(store, tmp_path, algorithm=algorithm, space=space, trials=3)
     assert len(train(store, proposals(store, job))) == 2
+    assert report.search(store, job.id).planned == 2
 
 
 def test_one_and_true_are_two_choices():

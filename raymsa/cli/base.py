@@ -110,6 +110,13 @@ def store_option(command: F) -> F:
     )(command)
 
 
+NOT_WITH_CLUSTER = {  # a command's parameter -> the option, and why not
+    "url": ("--store", "the head has its own"),
+    "address": ("--address", "the head has its own"),
+    "notify": ("--notify", "give it to the `raymsa work` there, which sees the job end"),
+    "plot": ("--plot", "the files would lie on the head"),
+    "export": ("--export", "the file would lie on the head"),
+}
 CLUSTER = click.option(
     "--cluster",
     metavar="URL",
@@ -139,9 +146,9 @@ def cluster_option(*always: str) -> Callable[[F], F]:
 
 def check_cluster(options: dict[str, Any]) -> None:
     """Raises UsageError for options that `--cluster` leaves no room for."""
-    for name, option in (("url", "--store"), ("address", "--address")):
+    for name, (option, why) in NOT_WITH_CLUSTER.items():
         if options.get(name) is not None:
-            raise UsageError(f"--cluster and {option} exclude each other: the head has its own")
+            raise UsageError(f"--cluster and {option} exclude each other: {why}")
     if options.get("yes") is False:
         raise UsageError("--cluster: nobody can be asked on the head; say --yes")
 

@@ -26,14 +26,15 @@ from raymsa.cli.base import (
     say,
     store_option,
 )
-from raymsa.errors import Cancelled, NotFound, Paused, RaymsaError, UsageError
+from raymsa.errors import Cancelled, NotFinished, NotFound, Paused, RaymsaError, UsageError
 from raymsa.provenance import SENT_BY, who
 from raymsa.store import Store, queries
-from raymsa.store.states import LIVE, state_of
+from raymsa.store.states import LIVE
 from raymsa.supervise import Options, Supervisor
 
 LEASE_S = click.option(
     "--lease-s",
+    type=click.FloatRange(1.0),
     default=queue.LEASE_S,
     show_default=True,
     help="Seconds of silence after which a driver counts as dead.",
@@ -93,7 +94,7 @@ def submit_command(
     named = [f"queue.{name}={json.dumps(value)}" for name, value in wishes.items() if value is not None]
     job = load_job(file, [*overrides, *named])
     if cluster is not None:
-        check_cluster({"url": url, "address": address})
+        check_cluster({"url": url, "address": address, "notify": notify})
         _send(cluster, job, dry_run, as_json)
         return
     if dry_run:
@@ -166,7 +167,7 @@ def resume_command(
     store = open_store(url)
     found = queries.job(store, job)
     count = orders.resume(store, found.id, who())
-    state = state_of(queries.job_states(store, found.id)[found.id])
+    state = queries.state(store, found.id)
     if state not in LIVE:
         advice = f"; raymsa retry {found.id}" if state in ("failed", "cancelled") else ""
         raise UsageError(f"job {found.id} is {state}: there is nothing to resume{advice}")
@@ -244,12 +245,16 @@ def _dry_run(job: Any, as_json: bool) -> None:
 
 def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -> None:
     """Serve the queue until the job is over, then show its results; leaves with the job's exit code."""
+    from raymsa.report.status import stuck
+
     job_id = str(options.job_id)
     supervisor = Supervisor(store, options, say, notify)
     supervisor.serve()
-    state = state_of(queries.job_states(store, job_id)[job_id])
+    state = queries.state(store, job_id)
     if state == "paused":
         raise Paused(f"job {job_id} was paused; raymsa resume {job_id} goes on with it")
+    if state in LIVE and not supervisor.stopped and (why := stuck(store, job_id)):
+        raise NotFinished(f"job {job_id} keeps its place and waits for {why}")
     if state in LIVE:
         say(f"detached: job {job_id} keeps its place and goes on from its last checkpoint with `raymsa work`")
         say(f"  raymsa status {job_id}    raymsa resume {job_id}    raymsa cancel {job_id}")

@@ -13,7 +13,7 @@ from raymsa.errors import Cancelled, NotFinished, RaymsaError, UsageError
 from raymsa.home import home, job_log, run_dir
 from raymsa.provenance import who
 from raymsa.store import Store, queries
-from raymsa.store.states import LIVE, state_of
+from raymsa.store.states import LIVE
 
 LOOK_S = 0.5
 
@@ -70,10 +70,12 @@ def retry_command(job: str | None, failed: bool, url: str | None, as_json: bool)
 @cluster_option()
 def wait_command(job: str, timeout_s: float | None, url: str | None) -> None:
     """Wait until a job is over; leaves with its exit code (0 done, 1 failed, 103 cancelled, 101 not finished)."""
+    from raymsa.report.status import stuck
+
     store = open_store(url)
-    found, until = queries.job(store, job), time.monotonic() + (timeout_s or float("inf"))
-    while (state := state_of(queries.job_states(store, found.id).get(found.id, ()))) in LIVE:
-        if why := _stuck(store, found.id):
+    found, until = queries.job(store, job), time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+    while (state := queries.state(store, found.id)) in LIVE:
+        if why := stuck(store, found.id):
             raise NotFinished(f"job {found.id} waits for {why}")
         if time.monotonic() > until:
             raise NotFinished(f"job {found.id} is still {state}")
@@ -114,19 +116,10 @@ def _told(store: Store, job_id: str, what: orders.Ended, word: str, as_json: boo
     if as_json:
         print_json({"job": job_id, word: what.ended, "asked": what.asked})
     if not any(what):
-        state = state_of(queries.job_states(store, job_id)[job_id])
+        state = queries.state(store, job_id)
         raise RaymsaError(f"job {job_id} has nothing that could be {word}; it is {state}")
     say(f"job {job_id}: {what.ended} tasks {word}, {what.asked} running tasks asked to stop")
 
 
 def _failed(store: Store) -> list[str]:
     return [job_id for job_id, states in queries.job_states(store).items() if "failed" in states]
-
-
-def _stuck(store: Store, job_id: str) -> str:
-    """What a job waits for that will not come by itself, and what to do."""
-    advice = {"failed": "retry", "cancelled": "retry", "paused": "resume"}
-    for task in queries.awaited(store, job_id):
-        if task.state in advice:
-            return f"job {task.job_id}, which is {task.state}; raymsa {advice[task.state]} {task.job_id}"
-    return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
 
 
 @main.command("search", short_help="What a job's search found.")
@@ -16,6 +16,7 @@ from raymsa.cli.base import json_option, main, open_store, print_json, say, stor
     "--export", type=click.Path(dir_okay=False, path_type=Path), help="Write an Optuna storage (SQLite file)."
 )
 @store_option
+@cluster_option()
 @json_option
 def search_command(job: str, plot: Path | None, export: Path | None, url: str | None, as_json: bool) -> None:
     """The best settings of a job's search, what was confirmed, what mattered, and what ended early."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +40,14 @@ def list_command(everything: bool, states: tuple[str, ...], url: str | None, as_
     """Jobs that are not finished and the newest 20, the newest last: state, runs, when they were submitted."""
     from raymsa.store import overview
 
-    try:
-        found = overview.listed(open_store(url), everything, states)
-    except NotFound:  # nothing was ever submitted
-        found = overview.Listed([], {})
+    found, now = overview.Listed([], {}), 0.0
+    with suppress(NotFound):  # nothing was ever submitted
+        store = open_store(url)
+        found, now = overview.listed(store, everything, states), store.clock()
     if as_json:
         print_json([asdict(job) for job in found.jobs])
     elif found.jobs:
-        click.echo("\n".join(_list_lines(found.jobs)))
+        click.echo("\n".join(_list_lines(found.jobs, now)))
     elif states:
         click.echo(f"no job is {' or '.join(states)}")
     else:
@@ -82,7 +83,6 @@ def status_command(job: str, url: str | None, as_json: bool) -> None:
 @json_option
 def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) -> None:
     """What a job's driver said, or what one run wrote."""
-    from raymsa.queue import job_state
     from raymsa.store import queries
 
     store = open_store(url)
@@ -95,7 +95,7 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
     if as_json:
         print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
         return
-    _print_log(path, (lambda: job_state(queries.tasks(store, job_id)) in ENDED) if follow else None)
+    _print_log(path, (lambda: queries.state(store, job_id) in ENDED) if follow else None)
 
 
 @main.command("results", short_help="A job's table.")
@@ -105,12 +105,11 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
 @json_option
 def results_command(job: str, url: str | None, as_json: bool) -> None:
     """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
-    from raymsa.queue import job_state
     from raymsa.store import queries
 
     store = open_store(url)
     found = queries.job(store, job)
-    state = job_state(queries.tasks(store, found.id))
+    state = queries.state(store, found.id)
     if state in LIVE and not any(r.state == "done" for r in queries.runs(store, found.id)):
         raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
     show_results(store, found.id, as_json)
@@ -143,8 +142,7 @@ def console(markup: bool = False) -> Console:
     return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup)
 
 
-def _list_lines(jobs: list[JobLine]) -> list[str]:
-    now = time.time()
+def _list_lines(jobs: list[JobLine], now: float) -> list[str]:
     rows = [("job", "name", "state", "runs", "submitted", "by")]
     for job in jobs:
         when = f"{duration(now - job.created_at)} ago"

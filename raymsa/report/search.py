@@ -42,7 +42,8 @@ class Confirmed:
 class Search:
     """A job's search: `best` are the trials that went to their end, the best first; `trials` are all of them.
 
-    `importance` says how much of reaching the best tenth is owed to each field (PED-ANOVA); None for too few trials.
+    `importance` says how much of reaching the best tenth is owed to each field (PED-ANOVA); None for too few
+    trials, or if all gave the same.
     """
 
     job_id: str
@@ -73,7 +74,7 @@ def search(store: Store, job_id: str) -> Search:
         metric=aim.metric,
         high_is_good=aim.high_is_good,
         seed=job.spec["seeds"][0],
-        planned=asked["trials"],
+        planned=space.planned(asked["trials"]),
         states=dict(Counter(one.state for one in found)),
         best=tuple(best(found, aim)),
         confirmed=tuple(_confirmed(store, job, aim, space, found)),
@@ -104,10 +105,13 @@ def plots(store: Store, job_id: str, folder: Path) -> list[Path]:
             visualization.plot_slice(study),
             visualization.plot_parallel_coordinate(study),
         )
-    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.html" for name in PLOTS]
-    for path, figure in zip(written, figures, strict=True):
-        figure.write_html(path, include_plotlyjs="directory")  # one plotly.min.js beside them; no network
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in zip(written, figures, strict=True):
+            figure.write_html(path, include_plotlyjs="directory")  # one plotly.min.js beside them; no network
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from None
     return written
 
 
@@ -161,13 +165,14 @@ def _importance(study: Any) -> dict[str, float] | None:
     """By PED-ANOVA: Optuna's other evaluators need scikit-learn."""
     import optuna
 
-    if len(_complete(study)) < ENOUGH:
+    values = [trial.value for trial in _complete(study)]
+    if len(values) < ENOUGH or len(set(values)) == 1:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return dict(optuna.importance.get_param_importances(study, evaluator=_evaluator()))
-        except (ValueError, RuntimeError, ZeroDivisionError):  # all values alike
+        except (ValueError, RuntimeError, ZeroDivisionError):
             return None
 
 

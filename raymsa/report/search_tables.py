@@ -76,6 +76,8 @@ def _confirmed(found: Search) -> Iterator[Table]:
 
 def _verdict(found: Search) -> str:
     """Whether the search was worth it, in a line."""
+    if not found.confirmed and not found.best:
+        return "no trial has gone to its end with a number yet"
     if not found.confirmed:
         todo = "they are not confirmed yet" if found.to_confirm else "`search.confirm` would run them with fresh seeds"
         return f"the best of {len(found.trials)} trials on one seed are also the luckiest; {todo}"

@@ -11,10 +11,9 @@ from typing import Any
 
 from raymsa.causes import WORDS
 from raymsa.home import driver_lock, job_log, run_dir
-from raymsa.queue import job_state
 from raymsa.store import Store, overview, queries
 from raymsa.store.queries import Job, RunRow, Task
-from raymsa.store.states import LIVE, UNFINISHED
+from raymsa.store.states import LIVE, UNFINISHED, state_of
 from raymsa.words import duration, moment
 
 LAST_LINES = 8  # of a failed run's log
@@ -63,7 +62,7 @@ def status(store: Store, name: str) -> Status:
     job = queries.job(store, name)
     tasks, runs, now = queries.tasks(store, job.id), queries.runs(store, job.id), store.clock()
     planned = max(overview.planned_runs(job.spec), len(runs))
-    state = job_state(tasks)
+    state = state_of(task.state for task in tasks)
     left_s, left = rest(runs, planned, now) if state in UNFINISHED else (None, "")
     return Status(
         job=job,
@@ -162,6 +161,11 @@ def _ends(task: Task, now: float) -> str:
         silent = duration(now - task.lease_until)
         return f"another driver: {task.driver} is silent, its lease ended {silent} ago; raymsa work"
     return f"its end: {task.asked} was asked for" if task.asked else ""
+
+
+def stuck(store: Store, job_id: str) -> str:
+    """What a job waits for that will not come by itself, and what to do; nothing where it need not wait so."""
+    return next((_other(store, task) for task in queries.awaited(store, job_id) if task.state in ADVICE), "")
 
 
 def _other(store: Store, other: Task) -> str:

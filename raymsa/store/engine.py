@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from raymsa.errors import NotFound, StoreAway, StoreError
 from raymsa.store import migrations
@@ -47,6 +48,7 @@ HINTS = {
     "unable to open": "check that the file and its folder may be read and written",
     "readonly": "check that the file and its folder may be written",
     "is full": "free some disk space and try again",
+    "deadlock": "try again",
     "disk I/O": "check the disk's space and health",
     "locked": f"another process kept it busy for {BUSY_S} s",
     "File exists": "a file is where a folder should be",
@@ -56,7 +58,7 @@ HINTS = {
 }
 
 # Words of an error that may be gone in a minute: the server is down or starting, the file is locked, the disk is full.
-AWAY = ("connection", "connect", "starting up", "shutting down", "terminat", "locked", "is full", "disk I/O", "timeout")
+AWAY = ("connect", "starting up", "shutting down", "terminat", "locked", "deadlock", "is full", "disk I/O", "timeout")
 NEVER = ("authentication", "does not exist", "pg_hba")  # and of one that will not
 
 
@@ -173,7 +175,8 @@ def _in_one_line(url: URL) -> Iterator[None]:
     except StatementError as error:  # from the driver, or a value that cannot be stored, such as NaN in JSON
         raise _kind(error)(_one_line(url, str(error.orig))) from error
     except SQLAlchemyError as error:
-        raise StoreError(_one_line(url, str(error))) from error
+        kind = StoreAway if isinstance(error, PoolTimeout) else StoreError  # all connections wait for the store
+        raise kind(_one_line(url, str(error))) from error
 
 
 def _kind(error: StatementError) -> type[StoreError]:
@@ -286,7 +289,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def _another_writes(raw: Any) -> bool:
     try:
         raw.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         return "locked" in str(error)
     return False
 
@@ -305,7 +308,7 @@ def _open_postgresql(url: URL, create: bool) -> Engine:
 def _postgresql_engine(url: URL) -> Engine:
     give_up = {name: value for name, value in GIVE_UP.items() if name not in url.query}
     try:  # pre-ping: a server that was restarted costs nobody a transaction
-        return create_engine(url, connect_args=give_up, pool_pre_ping=True)
+        return create_engine(url, connect_args=give_up, pool_pre_ping=True, use_native_hstore=False)
     except ImportError:
         raise StoreError(_one_line(url, "PostgreSQL needs a driver: pip install 'raymsa[postgres]'")) from None
 

@@ -6,6 +6,7 @@ A task that was not over comes in as paused: nothing starts by surprise, and `ra
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from raymsa.store.records import insert_event
 from raymsa.store.states import LIVE
 from raymsa.store.tables import events, jobs, metadata, runs, tasks, waits
 
+FOLDER = re.compile(r"(?!\.{0,2}$)[^/\0]+")  # each run has one under RAYMSA_HOME, and `raymsa rm` removes it
 BATCH = 1_000  # rows inserted at a time
 # Of a task that was not over, when it comes in: these were agreements with the queue it was in.
 PAUSED = {"state": "paused", "lease_until": None, "asked": None, "not_before": None, "deadline": None}
@@ -43,7 +45,7 @@ def import_(store: Store, path: Path, who: str) -> Imported:
         raise NotFound(f"{path}: no such file or folder")
     with store.write() as connection:
         there = set(connection.execute(select(jobs.c.id)).scalars())
-        intake = _Intake(connection, who, there, {name: {} for name in metadata.tables})
+        intake = _Intake(connection, who, store.now(connection), there, {name: {} for name in metadata.tables})
         for found in _read(path):
             intake.add(found)
         return intake.end()
@@ -63,6 +65,7 @@ class _Intake:
 
     connection: Connection
     who: str
+    at: float
     there: set[str]  # jobs that the store has
     known: dict[str, dict[Any, bool]]  # table -> id in the file -> is it new
     task_ids: dict[int, int] = field(default_factory=dict)  # in the file -> in the store
@@ -76,6 +79,8 @@ class _Intake:
         if self.held and not self._goes_along(found):
             self._flush()
         new = self._is_news(found.row) if found.table is events else self._is_new(found)
+        if found.table in (jobs, runs) and not FOLDER.fullmatch(found.row["id"]):
+            raise UsageError(f"{found.where}: the id {found.row['id']!r} cannot be a folder's name")
         if "id" in found.row:
             self.known[found.table.name][found.row["id"]] = new
         if found.table is tasks:
@@ -87,8 +92,11 @@ class _Intake:
         """Put in what is left, and tell of the paused tasks."""
         self._flush()
         for job_id, old, state in self.paused:
-            task_id, detail = self.task_ids[old], f"imported; it was {state}"
-            insert_event(self.connection, "paused", job_id=job_id, task_id=task_id, detail=detail, who=self.who)
+            about = f"imported; it was {state}"
+            task_id = self.task_ids[old]
+            insert_event(
+                self.connection, "paused", at=self.at, job_id=job_id, task_id=task_id, detail=about, who=self.who
+            )
         new = sum(self.known["jobs"].values())
         return Imported(new, len(self.known["jobs"]) - new, len(self.paused), dict(self.rows))
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Table, select
+from sqlalchemy import Select, Table, func, select
 
 from raymsa.errors import NotFound, UsageError
 from raymsa.store import tables
 from raymsa.store.engine import Store
-from raymsa.store.states import LIVE
+from raymsa.store.states import ENDED, LIVE, state_of
 
 CANDIDATES = 8  # named when a prefix fits several
 LAST = "\U0010ffff"  # no character comes after it
@@ -19,7 +19,7 @@ LAST = "\U0010ffff"  # no character comes after it
 
 @dataclass(frozen=True)
 class Job:
-    """What a person submitted; its state is `queue.job_state` of its tasks."""
+    """What a person submitted; its state is `state_of` those of its tasks."""
 
     id: str
     name: str
@@ -173,6 +173,14 @@ def job_states(store: Store, job_id: str | None = None) -> dict[str, set[str]]:
     return found
 
 
+def state(store: Store, job_id: str) -> str:
+    """A job's state. Raises NotFound when it was removed meanwhile: it has none, and `done` would be a lie."""
+    states = job_states(store, job_id).get(job_id)
+    if states is None:
+        raise NotFound(f"job {job_id} was removed from the store")
+    return state_of(states)
+
+
 def running_tasks(store: Store) -> list[Task]:
     """The tasks that drivers hold."""
     return _rows(store, Task, _of(tables.tasks, state="running").order_by(tables.tasks.c.id))
@@ -186,12 +194,14 @@ def awaited(store: Store, job_id: str) -> list[Task]:
     return _rows(store, Task, foreign.order_by(other.c.id))
 
 
-def something_to_do(store: Store) -> bool:
-    """Whether a task runs or will be started without anybody's doing: one behind a failed one waits for `retry`."""
+def something_to_do(store: Store, job_id: str | None = None) -> bool:
+    """Whether a task, or one of a job, runs or will be started without anybody's doing: one behind a failed one waits
+    for `retry`."""
     early, late, waits = tables.tasks.alias("early"), tables.tasks, tables.waits
     stuck = select(late.c.id).where(late.c.state.in_(("failed", "cancelled", "paused"))).cte("stuck", recursive=True)
     stuck = stuck.union(select(waits.c.task_id).join(stuck, stuck.c.id == waits.c.after_id))
     live = select(early.c.id).where(early.c.state.in_(LIVE), early.c.id.not_in(select(stuck.c.id)))
+    live = live if job_id is None else live.where(early.c.job_id == job_id)
     with store.read() as connection:
         return connection.execute(live.limit(1)).first() is not None
 
@@ -262,6 +272,20 @@ def artifacts(store: Store, run_id: str) -> list[Artifact]:
 def events(store: Store, job_id: str | None = None) -> list[Event]:
     """What happened to a job and its tasks and runs, oldest first."""
     return _rows(store, Event, _of(tables.events, job_id=job_id).order_by(tables.events.c.id))
+
+
+def untold(store: Store, who: str, told: Sequence[str]) -> list[str]:
+    """Jobs that are over, of which `who` (the end of a name) ended a task last and has not recorded `told` since."""
+    table = tables.events
+    mine = [table.c.job_id.is_not(None), table.c.who.endswith(who, autoescape=True)]
+    last = select(table.c.job_id, func.max(table.c.id).label("id")).group_by(table.c.job_id)
+    ended = last.where(*mine, table.c.task_id.is_not(None), table.c.what.in_(ENDED)).subquery()
+    since = last.where(*mine, table.c.what.in_(told)).subquery()
+    found = select(ended.c.job_id).outerjoin(since, since.c.job_id == ended.c.job_id)
+    found = found.where(func.coalesce(since.c.id, 0) < ended.c.id).order_by(ended.c.id)
+    with store.read() as connection:
+        ids = list(connection.execute(found).scalars())
+    return [job_id for job_id in ids if (states := job_states(store, job_id)) and state_of(states[job_id]) in ENDED]
 
 
 def _of(table: Table, **equal: str | None) -> Select[Any]:

@@ -5,7 +5,6 @@ Only the driver calls these; a training worker reports to its driver and never o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -132,17 +131,16 @@ def insert_event(
     connection: Connection,
     what: str,
     *,
+    at: float,
     job_id: str | None = None,
     task_id: int | None = None,
     run_id: str | None = None,
     detail: str = "",
     who: str = "",
-    at: float | None = None,
 ) -> None:
-    """One line of history, in the transaction of the change it tells of."""
+    """One line of history, in the transaction of the change it tells of; `at` is by the store's clock."""
     about = {"job_id": job_id, "task_id": task_id, "run_id": run_id}
-    when = time.time() if at is None else at
-    connection.execute(_EVENT, {"at": when, "what": what, "detail": detail, "who": who, **about})
+    connection.execute(_EVENT, {"at": at, "what": what, "detail": detail, "who": who, **about})
 
 
 def _set(connection: Connection, run_id: str, **values: Any) -> None:

@@ -52,6 +52,17 @@ class Fact(TypeDecorator[float]):
         return None if value is None or math.isnan(value) else float(value)
 
 
+class Words(TypeDecorator[str]):
+    """A text that others wrote: a library's error, a model's answer. What a database cannot hold is written as U+FFFD
+    (NUL, which PostgreSQL refuses) or `?` (halves of surrogate pairs, of file names that are not UTF-8)."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return None if value is None else value.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
 class Measured(Fact):
     """A float that was measured. NaN is written as NULL and read as NaN."""
 
@@ -118,9 +129,9 @@ tasks = Table(
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),  # of the latest attempt
     Column("finished_at", Double),
-    Column("error", Text),
+    Column("error", Words),
     Column("cause", Text),  # of the error: see raymsa/causes.py
-    Column("said", Text),  # the last line its driver said of it
+    Column("said", Words),  # the last line its driver said of it
     UniqueConstraint("job_id", "seq"),
     sqlite_autoincrement=True,  # an id is never given twice, also after a job was removed
 )
@@ -153,7 +164,7 @@ runs = Table(
     Column("attempts", Integer, nullable=False),
     Column("started_at", Double),  # of the latest attempt
     Column("finished_at", Double),
-    Column("error", Text),
+    Column("error", Words),
     Column("versions", Plain),
     Column("git_commit", Text),
     Column("wall_s", Fact, nullable=False),  # over all attempts
@@ -202,7 +213,7 @@ predictions = Table(
     Column("clip_id", Text, primary_key=True),
     Column("label", Measured),
     Column("score", Measured),  # unparsable answer: the middle of the range, or -1 for classes; `parsed` is false
-    Column("text", Text),  # the answer, of a readout that answers in words
+    Column("text", Words),  # the answer, of a readout that answers in words
     Column("parsed", Boolean, nullable=False),
     Column("in_range", Boolean, nullable=False),
 )
@@ -226,6 +237,6 @@ events = Table(
     Column("task_id", Integer),
     Column("run_id", Text),
     Column("what", Text, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Words, nullable=False),
     Column("who", Text, nullable=False),
 )

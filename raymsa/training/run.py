@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, 
 from raymsa.data.manifest import Manifest, target
 from raymsa.errors import DataError, OutOfMemory
 from raymsa.evaluation.metrics import measure
+from raymsa.home import log_to
 from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
@@ -102,7 +103,7 @@ def _without_media(work: Work, device: torch.device) -> Path:
 
 def _wait_for_room(work: Work, device: torch.device) -> None:
     if device.type == "cuda":  # the run before may still be leaving
-        wait_for_room(lambda: torch.cuda.mem_get_info(device), partial(_log, work.folder))
+        wait_for_room(lambda: torch.cuda.mem_get_info(device), partial(log_to, work.folder / "log.txt"))
 
 
 def _keep_to_the_data(work: Work, last: Path | None) -> None:
@@ -231,12 +232,6 @@ def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip
         raise OutOfMemory(f"out of memory while scoring; {advice} ({str(error).splitlines()[0]})") from None
 
 
-def _log(folder: Path, line: str) -> None:
-    # A full disk must not end what the line only tells of.
-    with suppress(OSError), (folder / "log.txt").open("a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
-
-
 def _shown(student: Student, error: float) -> str:
     return f"{student.rule.words} {student.rule.turned(error):.4f}"
 
@@ -256,7 +251,7 @@ class _Watch:
         self._told = time.monotonic()
 
     def log(self, line: str) -> None:
-        _log(self._folder, line)
+        log_to(self._folder / "log.txt", line)
 
     def step(self, progress: Progress) -> None:
         p = progress.position
