@@ -98,7 +98,8 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
 
 
 def _without_media(work: Work, device: torch.device) -> Path:
-    return cached(work.spec, work.manifest, work.shards, device, partial(_log, work.folder), work.stopping)
+    say = partial(log_to, work.folder / "log.txt")
+    return cached(work.spec, work.manifest, work.shards, device, say, work.stopping)
 
 
 def _wait_for_room(work: Work, device: torch.device) -> None:
