@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.adapters import lean
 from raymsa.thinker.live import Counting, Live, size_of
 from raymsa.thinker.load import PARTS, Folder, Thinker, absent_parts, adapt, compute_type, nf4, thinker_class
 from raymsa.thinker.packed import NAME, packed_attention
@@ -83,6 +84,8 @@ def simulate(
         model.requires_grad_(False)
         if lora is not None:
             model = adapt(model, lora)
+            if not gpu:
+                lean(model)
     live, fake = Live(), FakeTensorMode(allow_non_fake_inputs=True)
     _materialise(model, fake, dtype, gpu)
     trained = tuple(part for part in PARTS if any(p.requires_grad for p in _named(model, f".{part}.").values()))
