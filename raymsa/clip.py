@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -66,12 +66,20 @@ class Unlabelled(Reject):
     order: float
 
 
+class Vectors(NamedTuple):
+    """What the towers made of a clip, as bytes of numbers of torch's type `dtype`; None where it has no such medium."""
+
+    dtype: str
+    heard: np.ndarray | None
+    seen: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Clip:
     """One prepared clip: decoded, resized, resampled; what a shard row holds.
 
     frames_FHWC uint8 (None without picture), audio_S int16 (None without sound), seconds is the length of the medium.
-    `label`, `targets` and `previous` as in RawClip.
+    `label`, `targets` and `previous` as in RawClip. With `vectors`, frames and sound have their shapes and no content.
     """
 
     id: str
@@ -84,6 +92,7 @@ class Clip:
     audio_S: np.ndarray | None = None
     targets: Mapping[str, str] = field(default_factory=dict)
     previous: tuple[str, ...] = ()
+    vectors: Vectors | None = None
 
     @property
     def audio_tokens(self) -> int:
@@ -111,6 +120,8 @@ def video_tokens(frames: int, height: int, width: int) -> int:
     return -(-frames // FRAMES_PER_TOKEN) * (height // MERGED_PATCH) * (width // MERGED_PATCH)
 
 
+SIZES = ("mel_length_A", "grid_V3")  # of a batch: what the towers' work is planned by, on the host
+
 SHARD_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -127,6 +138,18 @@ SHARD_SCHEMA = pa.schema(
         pa.field("video_tokens", pa.int32(), nullable=False),
         pa.field("targets", pa.map_(pa.string(), pa.string())),  # every label of the row, as the label file has it
         pa.field("previous", pa.list_(pa.string())),  # words of the clips before it, oldest first
+    ]
+)
+
+
+# A shard's rows with the towers' outputs in the place of sound and picture (raymsa/training/towers.py).
+VECTORS_SCHEMA = pa.schema(
+    [
+        *(field for field in SHARD_SCHEMA if field.name not in ("frames", "audio")),
+        pa.field("heard", pa.large_binary()),
+        pa.field("seen", pa.large_binary()),
+        pa.field("vector_type", pa.string(), nullable=False),
+        pa.field("vector_bytes", pa.int64(), nullable=False),
     ]
 )
 
@@ -153,8 +176,7 @@ def to_row(clip: Clip) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Clip:
-    """The clip in one row of SHARD_SCHEMA; arrays are read-only views of the row's bytes."""
-    frames, audio = row["frames"], row["audio"]
+    """The clip in one row of SHARD_SCHEMA or VECTORS_SCHEMA; arrays are read-only views of the row's bytes."""
     return Clip(
         id=row["id"],
         video_id=row["video_id"],
@@ -162,11 +184,28 @@ def from_row(row: dict[str, Any]) -> Clip:
         label=row["label"],
         split=row["split"],
         seconds=row["seconds"],
-        frames_FHWC=None if frames is None else np.frombuffer(frames, np.uint8).reshape(row["frames_shape"]),
-        audio_S=None if audio is None else np.frombuffer(audio, "<i2"),
         targets=dict(row["targets"]),
         previous=tuple(row["previous"]),
+        **(_vectors(row) if "vector_type" in row else _media(row)),
     )
+
+
+def _media(row: dict[str, Any]) -> dict[str, Any]:
+    frames, audio = row["frames"], row["audio"]
+    return {
+        "frames_FHWC": None if frames is None else np.frombuffer(frames, np.uint8).reshape(row["frames_shape"]),
+        "audio_S": None if audio is None else np.frombuffer(audio, "<i2"),
+    }
+
+
+def _vectors(row: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of one number, stretched to the media's shapes: lengths and positions follow from these."""
+    frames_shape, samples = row["frames_shape"], row["audio_samples"]
+    return {
+        "frames_FHWC": None if frames_shape is None else np.broadcast_to(np.uint8(0), frames_shape),
+        "audio_S": None if samples is None else np.broadcast_to(np.int16(0), samples),
+        "vectors": Vectors(row["vector_type"], row["heard"], row["seen"]),
+    }
 
 
 @dataclass
@@ -174,7 +213,8 @@ class Batch:
     """Clips as tensors on one device.
 
     Axes: B clips, T tokens, M mel bins, L mel frames of all clips one after another, A clips with sound,
-    V clips with picture, P patches of all clips one after another, X numbers in a patch.
+    V clips with picture, P patches of all clips one after another, X numbers in a patch, N real tokens of all clips,
+    or all vectors of a tower.
     """
 
     ids: list[str]
@@ -182,18 +222,30 @@ class Batch:
     token_BT: torch.Tensor
     mask_BT: torch.Tensor  # 1 where there is a token, 0 where there is padding
     position_3BT: torch.Tensor  # M-RoPE: time, height, width
+    lengths: list[int]  # real tokens of each clip, known without asking the device
+    real_N: torch.Tensor  # places of all real tokens, counted through the [B * T] of the batch
     answer_BT: torch.Tensor | None = None  # True on tokens to be learned (generative training only)
+    learned_2K: torch.Tensor | None = None  # row and column of each of the K tokens to be learned
     mel_ML: torch.Tensor | None = None
     mel_length_A: torch.Tensor | None = None
     patch_PX: torch.Tensor | None = None
     grid_V3: torch.Tensor | None = None  # patches per clip: time, height, width
+    heard_ND: torch.Tensor | None = None  # the towers' outputs of all clips, in place of mel and patches
+    seen_ND: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with every tensor on `device`."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if hasattr(v, "to")}
+        """The same batch on `device`; sizes, which the host reads, stay where they are."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in self._tensors().items() if k not in SIZES}
         return Batch(**{**vars(self), **moved})
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU takes from while the host goes on."""
+        return Batch(**{**vars(self), **{k: v.pin_memory() for k, v in self._tensors().items() if k not in SIZES}})
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in vars(self).items() if hasattr(v, "to")}
 
     @property
     def tokens(self) -> int:
-        """Real tokens, padding not counted. Synchronises when the batch is on a GPU: ask before `to`."""
-        return int(self.mask_BT.sum())
+        """Real tokens, padding not counted."""
+        return sum(self.lengths)

@@ -16,6 +16,7 @@
     |- RunsFailed               exit 1    runs of a job failed, each after its own retries
     |- NoSession                exit 1    no Ray session can be had
     |- DoesNotFit               exit 1    asks for more than the Ray session has
+    |- NoRoom                   exit 104  would need more device memory than there is
     |- MediaError               exit 1    one clip's file cannot be decoded
     `- TrainingError            exit 1    a run cannot go on
        |- NonFiniteLoss                   the loss became NaN or infinite
@@ -94,6 +95,12 @@ class DoesNotFit(RaymsaError):
     """The job asks for more CPUs or GPUs than the Ray session has."""
 
     cause = "user"
+
+
+class NoRoom(RaymsaError):
+    """A run is predicted to need more device memory than it was said to have."""
+
+    exit_code = 104
 
 
 class MediaError(RaymsaError):

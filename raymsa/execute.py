@@ -99,6 +99,9 @@ def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[]
     from raymsa.data.groups import row_groups
     from raymsa.data.shards import share
 
+    if all(run.spec.inputs.cache == "towers" for run in runs(spec)):
+        log("every run reads the towers' outputs (inputs.cache: towers): sound and picture are not shared")
+        return None
     splits = dict.fromkeys((*(("train", "valid") if spec.train.epochs else ()), *spec.evaluate.splits))
     groups = [group for split in splits for group in row_groups(folder, [f.name for f in made.of(split)])]
     shared, why = share(groups, stop)

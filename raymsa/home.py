@@ -44,6 +44,16 @@ def shards_dir() -> Path:
     return home() / "shards"
 
 
+def towers_dir() -> Path:
+    """What frozen towers made of clips, one folder for each model, inputs and clips."""
+    return home() / "towers"
+
+
+def bench_dir() -> Path:
+    """What `raymsa bench` measured, one JSON file each time."""
+    return home() / "bench"
+
+
 def store_url() -> str:
     """SQLAlchemy URL of the experiment store: `RAYMSA_STORE`, else store.db under home."""
     return os.environ.get("RAYMSA_STORE") or f"sqlite:///{home() / 'store.db'}"

@@ -48,6 +48,12 @@ class InputsSpec(Spec):
         "core per second of sound; needs pip install 'raymsa[denoise]'",
     )
 
+    cache: Literal["none", "towers"] = Field(
+        "none",
+        description="towers: what the audio and vision towers make of each clip is computed once, kept under "
+        "RAYMSA_HOME/towers and read in place of sound and picture; needs lora.scope: language_model",
+    )
+
     @field_validator("modalities")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:

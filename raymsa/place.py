@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -111,6 +112,26 @@ def write_at_once(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def folder_at_once(folder: Path, mark: str) -> Iterator[Path]:
+    """A new local folder to write into; afterwards it stands at `folder`, whole or not at all.
+
+    When another process was first, its folder stays: it is as good, if the file `mark` is in it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp makes it private
+        try:
+            part.rename(folder)
+        except OSError:
+            if not (folder / mark).exists():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def put(file: Path, path: Path) -> None:
     """Move a finished local file to its place, which shows it whole or not at all."""
     if is_local(path):
@@ -136,8 +157,6 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 def remove(folder: Path) -> None:
     """Delete a folder and all that is in it; nothing when it is not there."""
-    import shutil
-
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():

@@ -43,7 +43,7 @@ def predict(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = checkpoint.target_of(best)
     student = build(spec, target, device, best)
-    found = score(student, collate_for(student, spec), clips, spec.train.batch_tokens)
+    found = score(student, collate_for(student, spec), clips, spec.train)
     return [{"clip": path, **_answer(target, p.reading)} for path, p in zip(paths, found, strict=True)]
 
 

@@ -32,6 +32,7 @@ from raymsa.yamlfile import read_mapping
 PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYOUTS = kinds("raymsa.datasets", Layout)  # type: ignore[type-abstract]
 READOUTS = kinds("raymsa.readouts", Readout)  # type: ignore[type-abstract]
+CHECKPOINTING = {"none": False, "false": False, "true": True, "towers": "towers"}  # words for train.checkpointing
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of jobs and variants: they become parts of file names
 SECTION_FILES = ("dataset", "model", "readout")  # sections that may be the path of a file
 OF_THE_JOB = {  # what all runs of a job share, and what to do instead
@@ -51,6 +52,11 @@ class ModelSpec(Spec):
         min_length=1, description="local folder, hub id, or `tiny`: a small random Thinker made on the spot"
     )
     quantization: Literal["nf4", "none"] = Field("nf4", description="language model's linears: 4-bit NF4, or as loaded")
+    keep_quantized: bool = Field(
+        True,
+        description="keep the 4-bit weights of a large model (from 256 MB) under RAYMSA_HOME/models, so that later "
+        "runs load in seconds",
+    )
     compute: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
     )
@@ -74,16 +80,42 @@ class TrainSpec(Spec):
 
     epochs: int = Field(10, ge=0, description="passes over the training clips; 0 evaluates only (zero-shot)")
     batch_clips: int = Field(16, ge=1, description="clips per optimizer step")
-    batch_tokens: int = Field(8192, ge=1, description="tokens, padding counted, per forward pass; more is accumulated")
+    batch_tokens: int = Field(
+        8192, ge=1, description="tokens per forward pass, padding counted where there is any; more is accumulated"
+    )
+    packing: bool = Field(
+        True,
+        description="a pass's clips one after another in one row, without padding; gen decodes padded all the same",
+    )
     lora_lr: float = Field(2e-4, gt=0, description="peak learning rate of the adapters")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the readout's head")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw",
+        description="adamw: torch's, its state in float32; paged_adamw_8bit: bitsandbytes', a quarter of that state, "
+        "which may move to host memory; needs a GPU, and its results are a little different",
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     patience: int = Field(3, ge=1, description="epochs without a better valid MAE (or weighted F1) before a run stops")
-    checkpointing: bool = Field(True, description="recompute activations in the backward pass to save memory")
+    checkpointing: bool | int | Literal["towers"] = Field(
+        True,
+        description="activations recomputed in the backward pass to save memory: true of every layer, false (none) of "
+        "none, a number n of every n-th layer, towers of the two towers alone",
+    )
     checkpoint_every_s: float = Field(600, gt=0, description="seconds between resume points inside an epoch")
     window_clips: int = Field(256, ge=1, description="clips held in host memory to shuffle and sort by length")
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _one_policy(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() in CHECKPOINTING:
+            return CHECKPOINTING[value.strip().lower()]
+        if isinstance(value, bool) or (isinstance(value, int) and value > 1):
+            return value
+        if value == 1:
+            return True
+        raise ValueError(f"given {value!r}; give true (every layer), false, n (every n-th layer, from 1) or towers")
 
 
 class QueueSpec(Spec):
@@ -154,6 +186,21 @@ class _JobBase(Spec):
     def _fillable_prompt(self) -> _JobBase:
         if problem := prompt_problem(self):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> _JobBase:
+        if self.train.optimizer == "paged_adamw_8bit" and not self.resources.gpus:
+            raise ValueError("train.optimizer: paged_adamw_8bit needs a GPU, and resources.gpus is 0; take adamw")
+        return self
+
+    @model_validator(mode="after")
+    def _only_frozen_towers_are_cached(self) -> _JobBase:
+        if self.inputs.cache == "towers" and self.lora.scope != "language_model":
+            raise ValueError(
+                f"inputs.cache: towers needs towers that are not trained, but lora.scope is {self.lora.scope}; "
+                "set lora.scope to language_model, or inputs.cache to none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -102,6 +102,20 @@ class Scale:
         """The longest answers there are."""
         return [self.say(self.low), self.say(self.high)]
 
+    @property
+    def answers_in_all(self) -> int:
+        """Answers within the range, one for each hundredth."""
+        return len(self._hundredths)
+
+    def all_answers(self) -> list[str]:
+        """Every answer within the range."""
+        return [self.say(hundredth / 100) for hundredth in self._hundredths]
+
+    @property
+    def _hundredths(self) -> range:
+        edge = 1e-6  # of a hundredth: 2.3 * 100 is a little less than 230
+        return range(math.ceil(self.low * 100 - edge), math.floor(self.high * 100 + edge) + 1)
+
     def parse(self, text: str) -> Reading:
         """One number and nothing else, or it is unparsable; then it counts as the middle of the range (0 for MOSI)."""
         match = NUMBER.fullmatch(text.strip())
@@ -162,6 +176,15 @@ class Classes:
 
     def answers(self) -> list[str]:
         """All answers there are."""
+        return self.all_answers()
+
+    @property
+    def answers_in_all(self) -> int:
+        """One for each class."""
+        return len(self.names)
+
+    def all_answers(self) -> list[str]:
+        """Every class's name."""
         return list(self.names)
 
     def parse(self, text: str) -> Reading:

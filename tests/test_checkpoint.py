@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from raymsa.data.collate import Collate
@@ -166,6 +168,43 @@ def test_a_checkpoint_of_an_older_raymsa_is_one_line(tmp_path, read, key):
     (tmp_path / "state.json").write_text(json.dumps({"position": {"best_valid_mae": 0.5}, key: scale}))
     with pytest.raises(DataError, match=r"was written by an older raymsa; train again$"):
         read(tmp_path)
+
+
+def large_enough(seed=0):
+    """Stands for a student whose parameters are large enough for bitsandbytes to keep their state in 8 bits."""
+    draw = torch.Generator().manual_seed(seed)
+    params = [torch.nn.Parameter(torch.randn(64, 128, generator=draw)) for _ in range(2)]
+    return SimpleNamespace(params=params, groups=lambda train: [{"params": params, "lr": train.lora_lr}])
+
+
+def stepped(optimizer, steps, seed) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = torch.randn(weight.shape, generator=draw)
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("kind", ["adamw", "paged_adamw_8bit", "adamw of torch, not fused"])
+def test_an_optimizer_that_is_put_back_takes_the_steps_the_first_one_takes(kind, tmp_path):
+    train, one, other = TrainSpec(optimizer=kind.split()[0]), large_enough(), large_enough()
+    before = make_optimizer(one, train) if kind == train.optimizer else torch.optim.AdamW(one.groups(train))
+    stepped(before, 3, seed=1)
+    save_file(checkpoint._tensors(before), tmp_path / "optimizer.safetensors")
+    after = make_optimizer(other, train)
+    for mine, theirs in zip(other.params, one.params, strict=True):
+        mine.data.copy_(theirs.data)
+    checkpoint._restore(after, load_file(tmp_path / "optimizer.safetensors"))
+    for mine, theirs in zip(other.params, one.params, strict=True):  # bitsandbytes hands its count to C as it is
+        assert type(after.state[mine]["step"]) is type(before.state[theirs]["step"])
+    stepped(before, 2, seed=2)
+    stepped(after, 2, seed=2)
+    for mine, theirs in zip(other.params, one.params, strict=True):
+        assert torch.equal(mine, theirs) if kind == train.optimizer else torch.allclose(mine, theirs, atol=1e-6)
+    quantised = [state["state1"].dtype for state in after.state.values() if "state1" in state]
+    assert quantised == [torch.uint8] * (2 if "8bit" in kind else 0)
 
 
 def test_the_optimizer_goes_on_where_it_stopped(student, optimizer, saved):

@@ -69,8 +69,8 @@ def test_every_placeholder_gets_exactly_one_vector_from_its_tower(encoder_for, t
     collate = Collate(encoder_for(), Discriminative())
     batch = collate([collate.measure(c) for c in MIXED])
     config = tiny_thinker.folder.config
-    assert int((batch.token_BT == config.audio_token_id).sum()) == len(tiny_thinker._hear(batch))
-    assert int((batch.token_BT == config.video_token_id).sum()) == len(tiny_thinker._see(batch))
+    assert int((batch.token_BT == config.audio_token_id).sum()) == len(tiny_thinker._heard(batch))
+    assert int((batch.token_BT == config.video_token_id).sum()) == len(tiny_thinker._seen(batch))
 
 
 def test_a_transcript_cannot_open_a_turn_or_stand_for_a_picture(encoder_for):
@@ -93,7 +93,7 @@ def test_sound_of_a_hundredth_of_a_second_is_filled_up_not_lost(encoder_for, tin
     collate = Collate(encoder_for(), Discriminative())
     short = clip("short", "oh", 0, 0.01)
     batch = collate([collate.measure(short)])
-    assert len(tiny_thinker._hear(batch)) == short.audio_tokens > 0
+    assert len(tiny_thinker._heard(batch)) == short.audio_tokens > 0
 
 
 def test_answers_stand_at_the_end_and_only_they_are_marked(encoder_for):

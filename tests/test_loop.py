@@ -27,7 +27,7 @@ from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, LoraSpec, ModelSpec, TrainSpec, check
 from raymsa.target import Labels, Scale
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import load
+from raymsa.thinker.load import layers, load
 from raymsa.training import checkpoint, run
 from raymsa.training.loop import Feed, Position, fit, make_optimizer, rate, step
 from raymsa.training.predictions import read_predictions
@@ -139,6 +139,16 @@ def test_a_readout_without_a_head_has_one_group_of_rates():
     assert len(make_optimizer(make_student(STILL["gen"]), TrainSpec()).param_groups) == 1
 
 
+def test_the_fused_optimizer_moves_weights_as_the_plain_one_does(monkeypatch):
+    plain, moved = torch.optim.AdamW, []
+    for swapped in (False, True):
+        if swapped:
+            monkeypatch.setattr(torch.optim, "AdamW", lambda groups, fused, **rest: plain(groups, **rest))
+        student = make_student(STILL["disc"])
+        moved.append(one_step(student, batches_of(student, [12]))[3])
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(*moved, strict=True))
+
+
 def test_gradients_are_scaled_down_to_the_largest_norm_allowed():
     student = make_student(STILL["disc"])
     _, norm, gradients, _, _ = one_step(student, batches_of(student, [12]), TrainSpec(max_grad_norm=0.01))
@@ -158,14 +168,42 @@ def test_what_is_not_an_adapter_or_the_head_never_changes():
 @pytest.mark.parametrize("kind", READOUTS)
 def test_recomputing_activations_changes_no_gradient(kind):
     grads = []
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, 2, "towers"):
         student = make_student(STILL[kind], modalities=ALL, quantization="nf4")
         batches = batches_of(student, [4], MIXED, ALL)
         student.train_mode(True, checkpointing)
         student.loss_B(batches[0]).sum().backward()
         grads.append([p.grad for group in student.groups(TrainSpec()) for p in group["params"]])
         assert all(g is not None for g in grads[-1])
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+    first, *others = grads
+    for other in others:
+        assert all(torch.allclose(one, another, atol=1e-5) for one, another in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "language", "tower"),
+    [
+        (False, [1, 1, 1, 1], [1, 1]),
+        (True, [2, 2, 2, 2], [2, 2]),
+        (2, [2, 1, 2, 1], [2, 1]),
+        (3, [2, 1, 1, 2], [2, 1]),
+        ("towers", [1, 1, 1, 1], [2, 2]),
+    ],
+    ids=str,
+)
+def test_each_policy_recomputes_the_layers_it_names(checkpointing, language, tower):
+    student = make_student(STILL["disc"], modalities=ALL)
+    (batch,) = batches_of(student, [4], MIXED, ALL)
+    core, passes = student.thinker._core, {}
+    for part in ("language_model", "audio_tower", "visual"):
+        for index, layer in enumerate(layers(getattr(core, part))):
+            passes[part, index] = 0
+            inner = layer.fc1 if part == "audio_tower" else layer.mlp
+            inner.register_forward_pre_hook(lambda *_, at=(part, index): passes.__setitem__(at, passes[at] + 1))
+    student.train_mode(True, checkpointing)
+    student.loss_B(batch).sum().backward()
+    found = {part: [passes[p, i] for p, i in passes if p == part] for part, _ in passes}
+    assert found == {"language_model": language, "audio_tower": tower, "visual": tower}
 
 
 def test_activations_are_recomputed_in_every_part_without_reentrance_and_only_in_training():
@@ -318,6 +356,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_step_and_the_clips():
     feed = Feed(lambda epoch, skip: iter(steps), 3, lambda: 1.0)
     with pytest.raises(NonFiniteLoss, match=r"^step 2 \(epoch 1\): loss is nan; clips w5, w6$"):
         fit(student, TrainSpec(epochs=2, checkpointing=False), feed, Diary(), 1)
+
+
+def test_all_clips_of_a_step_whose_loss_is_no_number_are_named_and_the_weights_stay():
+    student = make_student(STILL["disc"])
+    clips = [replace(c, label=math.nan) if c.id in ("w1", "w9") else c for c in WORDS]
+    before = student.head[0].weight.detach().clone()
+    with pytest.raises(NonFiniteLoss, match=r"^step 1 \(epoch 1\): loss is nan; clips w1, w9$"):
+        one_step(student, batches_of(student, [4, 4, 4], clips))
+    assert torch.equal(student.head[0].weight, before)
 
 
 def test_gradients_that_are_no_numbers_end_the_run_and_leave_the_weights_as_they_were():

@@ -27,6 +27,7 @@ from raymsa.target import Scale
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.positions import Picture
 from raymsa.thinker.tiny import make_tiny
+from tests.benchmarks.plain_recipe import Processor
 from tests.clips import MIXED, clip
 
 TOKENS = {
@@ -108,6 +109,16 @@ def test_a_clip_is_encoded_as_transformers_own_processor_does(processor, encoder
         mel_length = int(expected["feature_attention_mask"].sum())
         assert ours.mel_ML.shape[1] == mel_length
         torch.testing.assert_close(ours.mel_ML, expected["input_features"][0, :, :mel_length], atol=1e-3, rtol=0)
+
+
+def test_the_plain_recipes_processor_does_what_transformers_does(processor, encoder):
+    plain = Processor(processor.tokenizer, processor.feature_extractor, encoder.config)
+    for one in MIXED:
+        expected = theirs(processor, encoder, one)
+        made = plain([encoder.messages(one)], [one])
+        assert set(made) <= set(expected)
+        for name, values in made.items():
+            torch.testing.assert_close(values.double(), torch.as_tensor(expected[name]).double(), atol=1e-3, rtol=0)
 
 
 LENGTHS = [  # frames, seconds of picture, seconds of sound

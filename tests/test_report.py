@@ -45,10 +45,12 @@ def whole(task: Any = SCORE, **sections: Any) -> dict[str, Any]:
     return {"name": "mosi", "model": {"path": "tiny"}, "dataset": data, "readout": {"kind": "disc"}, **sections}
 
 
-def enter(store: Store, job_id: str, variant: str, seed: int, group: str = "g") -> str:
+def enter(
+    store: Store, job_id: str, variant: str, seed: int, group: str = "g", spec: dict[str, Any] | None = None
+) -> str:
     run_id = f"{variant}-{group}-{seed}"
     row = {"id": run_id, "job_id": job_id, "task_id": None, "variant": variant, "seed": seed, "group_key": group}
-    records.create_runs(store, [{**row, "spec": {}, "spec_digest": "d"}])
+    records.create_runs(store, [{**row, "spec": spec or {}, "spec_digest": "d"}])
     return run_id
 
 
@@ -229,3 +231,15 @@ def test_json_has_the_unrounded_numbers(store: Store) -> None:
 def test_an_unknown_job_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound):
         results(store, "nothing")
+
+
+def test_constrained_answers_are_marked_and_have_a_row_of_their_own(store):
+    job = submit(store, [1], {"free": {}, "bound": {"readout.constrained": True}})
+    for variant in ("free", "bound"):
+        readout = {"kind": "gen", "constrained": variant == "bound"}
+        finish(store, enter(store, job, variant, 1, variant, {"readout": readout}), 0.1, 0.5, unparsable=0.0)
+    found = results(store, job)
+    assert [(row.variant, row.constrained) for row in found.rows] == [("free", False), ("bound", True)]
+    shown = printed(found)
+    assert shown.count("(constrained answers)") == 2  # once among the scores, once among the costs
+    assert [row["constrained"] for row in as_json(found)["rows"]] == [False, True]

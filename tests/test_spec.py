@@ -79,7 +79,8 @@ def raw_job(**sections: Any) -> dict[str, Any]:
         ("train: {lora_lr: fast}", "train.lora_lr: given 'fast'; give a number"),
         ("train: {lora_lr: .inf}", "train.lora_lr: given inf; give a finite number"),
         ("train: {lora_lr: .nan}", "train.lora_lr: given nan; give a finite number"),
-        ("train: {checkpointing: perhaps}", "train.checkpointing: given 'perhaps'; give true or false"),
+        ("train: {checkpointing: perhaps}", "train.checkpointing: given 'perhaps'; give true (every layer), "),
+        ("train: {checkpointing: 0}", "train.checkpointing: given 0; give true (every layer), false, n (every n-th "),
         ("train: 3", "train: given 3; give a mapping (`field: value`)"),
         ("train:", "train: given None; give a mapping (`field: value`)"),
         ("lora: {targets: q_proj}", "lora.targets: given 'q_proj'; give a list: [q_proj]"),
@@ -104,7 +105,7 @@ def test_a_wrong_field_is_one_line_with_where_what_was_given_and_what_is_right(
         ("{kind: 3}", "readout.kind: unknown kind '3' (known: disc, gen)"),
         ("{kind: [disc]}", "readout.kind: unknown kind '['disc']'; did you mean 'disc'? (known: disc, gen)"),
         ("{head_width: 3}", "readout.kind: missing; it is one of disc, gen"),
-        ("{kind: gen, head_width: 3}", "readout.head_width: unknown key (known: kind, max_new_tokens)"),
+        ("{kind: gen, head_width: 3}", "readout.head_width: unknown key (known: kind, max_new_tokens, constrained)"),
         ("[disc]", "readout: given ['disc']; give a mapping (`field: value`)"),
         ("disc", "readout: given 'disc': '{folder}/disc' cannot be read: No such file or directory; give the path"),
     ],
@@ -373,7 +374,7 @@ def test_a_variant_that_changes_the_kind_drops_the_other_kinds_fields(tmp_path: 
     text = HEAD + "readout: {kind: disc, head_width: 7}\nvariants: {a: {}, b: {readout.kind: gen}}\n"
     a, b = (run.spec.readout for run in runs(load_job(write(tmp_path, text + "seeds: [1]\n"))))
     assert (a.kind, a.head_width) == ("disc", 7)
-    assert b.model_dump() == {"kind": "gen", "max_new_tokens": 8}
+    assert b.model_dump() == {"kind": "gen", "max_new_tokens": 8, "constrained": False}
 
 
 def test_a_variant_that_keeps_the_kind_keeps_the_fields(tmp_path: Path) -> None:
@@ -594,6 +595,20 @@ def test_a_default_that_is_written_out_changes_no_digest() -> None:
     written = check(raw_job(), "").model_dump(mode="json")
     assert digest(check(raw_job(), "")) == digest(check(written, ""))
     assert digest(check(raw_job(lora={"alpha": 32}), "")) == digest(check(raw_job(), ""))
+
+
+def test_an_optimizer_of_gpus_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE + "resources: {gpus: 0}\ntrain: {optimizer: paged_adamw_8bit}\n")
+    assert problem(path) == "train.optimizer: paged_adamw_8bit needs a GPU, and resources.gpus is 0; take adamw"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("true", True), ("false", False), ("none", False), ("1", True), ("2", 2), ("5", 5), ("towers", "towers")],
+)
+def test_checkpointing_is_written_as_before_or_as_a_policy(tmp_path: Path, written: str, meant: object) -> None:
+    found = job(tmp_path, "", f"train.checkpointing={written}").train.checkpointing
+    assert found == meant and type(found) is type(meant)
 
 
 @pytest.mark.parametrize(

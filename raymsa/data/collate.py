@@ -38,6 +38,7 @@ class Collate:
     encoder: Encoder
     readout: Readout
     side: Side = "left"  # generation needs left padding; nothing depends on it otherwise
+    pin: bool = False  # in memory that a GPU takes from
 
     def __post_init__(self) -> None:
         self.readout.check(self.encoder.answer_tokens, self.encoder.target)
@@ -47,19 +48,25 @@ class Collate:
         return Measured(clip, self.encoder.tokens(clip))
 
     def __call__(self, clips: list[Measured], answers: bool = False) -> Batch:
-        """One padded batch on the CPU; with `answers`, the readout's answers stand behind the prompts."""
+        """One padded batch in host memory; with `answers`, the readout's answers stand behind the prompts."""
         done = [self.encoder.encode(m.clip, m.token_T, self._answer(m.clip) if answers else []) for m in clips]
         width = max(len(e.token_T) for e in done)
         pad = self.encoder.tokenizer.pad_token_id
-        return Batch(
+        mask_BT = self._padded([np.ones(len(e.token_T), int) for e in done], width, 0)
+        answer_BT = self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None
+        batch = Batch(
             ids=[e.clip.id for e in done],
             label_B=torch.tensor([e.clip.label for e in done], dtype=torch.float32),
             token_BT=self._padded([np.array(e.token_T) for e in done], width, pad),
-            mask_BT=self._padded([np.ones(len(e.token_T), int) for e in done], width, 0),
+            mask_BT=mask_BT,
             position_3BT=self._padded([e.position_3T for e in done], width, 1).transpose(0, 1),
-            answer_BT=self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None,
+            lengths=[len(e.token_T) for e in done],
+            real_N=mask_BT.flatten().nonzero()[:, 0],
+            answer_BT=answer_BT,
+            learned_2K=None if answer_BT is None else answer_BT.nonzero().T,
             **_media(done),
         )
+        return batch.pinned() if self.pin else batch
 
     def _answer(self, clip: Clip) -> list[int]:
         return self.encoder.answer_tokens(self.readout.answer(clip.label, self.encoder.target))
@@ -83,7 +90,14 @@ def _media(done: list[Encoded]) -> dict[str, torch.Tensor]:
     grids = [e.grid_3 for e in done if e.grid_3 is not None]
     heard = {"mel_ML": torch.cat(mels, 1), "mel_length_A": torch.tensor([m.shape[1] for m in mels])} if mels else {}
     seen = {"patch_PX": torch.cat(patches), "grid_V3": torch.tensor(grids)} if patches else {}
-    return heard | seen
+    return heard | seen | _known(done)
+
+
+def _known(done: list[Encoded]) -> dict[str, torch.Tensor]:
+    """What the towers have made of the clips already."""
+    heard = [e.heard_ND for e in done if e.heard_ND is not None]
+    seen = [e.seen_ND for e in done if e.seen_ND is not None]
+    return ({"heard_ND": torch.cat(heard)} if heard else {}) | ({"seen_ND": torch.cat(seen)} if seen else {})
 
 
 def windows(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:
@@ -105,20 +119,30 @@ def windows_before(step: int, window: int, batch: int) -> int:
 
 
 def steps_of_epoch(
-    clips: Iterable[Clip], measure: Callable[[Clip], Measured], train: TrainSpec, seed: int, skip: int
+    clips: Iterable[Clip],
+    measure: Callable[[Clip], Measured],
+    train: TrainSpec,
+    seed: int,
+    skip: int,
+    packed: bool = False,
 ) -> Iterator[list[list[Measured]]]:
-    """The steps of an epoch from step `skip` on; `clips` begin with the window which that step is in."""
+    """The steps of an epoch from step `skip` on; `clips` begin with the window which that step is in.
+
+    `packed`: the passes have no padding.
+    """
     first = windows_before(skip, train.window_clips, train.batch_clips)
     skip -= first * steps_in(train.window_clips, train.window_clips, train.batch_clips)
     filled = ahead(windows(clips, train.window_clips), depth=WINDOWS_HELD - 1)
     for index, window in enumerate(filled, first):
         measured = [measure(clip) for clip in window]
-        yield from steps(measured, train.batch_clips, train.batch_tokens, seed * 10_007 + index)[skip:]
+        yield from steps(measured, train.batch_clips, train.batch_tokens, seed * 10_007 + index, packed)[skip:]
         skip = 0
         del window, measured  # before the next one is taken: it would be held beside the two that are stated
 
 
-def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int) -> list[list[list[Measured]]]:
+def steps(
+    clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int, packed: bool = False
+) -> list[list[list[Measured]]]:
     """A window of clips as optimizer steps, each a list of forward passes within the token budget.
 
     Clips of like length share a step (length buckets), the order of steps is shuffled; the same seed gives the same.
@@ -127,21 +151,22 @@ def steps(clips: list[Measured], batch_clips: int, batch_tokens: int, seed: int)
     shuffled = [clips[i] for i in random.permutation(len(clips))]
     by_length = sorted(shuffled, key=lambda m: len(m.token_T))
     groups = [by_length[i : i + batch_clips] for i in range(0, len(by_length), batch_clips)]
-    return [list(within_budget(groups[i], batch_tokens)) for i in random.permutation(len(groups))]
+    return [list(within_budget(groups[i], batch_tokens, packed)) for i in random.permutation(len(groups))]
 
 
-def within_budget(
-    clips: Iterable[Measured], batch_tokens: int, batch_clips: int | None = None
-) -> Iterator[list[Measured]]:
-    """Consecutive clips in passes of at most `batch_tokens` tokens, padding counted (one clip always fits)."""
+def within_budget(clips: Iterable[Measured], batch_tokens: int, packed: bool = False) -> Iterator[list[Measured]]:
+    """Consecutive clips in passes of at most `batch_tokens` tokens (one clip always fits).
+
+    Padding is counted, too, unless the passes are `packed`.
+    """
     taken: list[Measured] = []
-    longest = 0
+    lengths: list[int] = []
     for clip in clips:
-        wider = max(longest, len(clip.token_T))
-        if taken and wider * (len(taken) + 1) > batch_tokens:
+        lengths.append(len(clip.token_T))
+        size = sum(lengths) if packed else max(lengths) * len(lengths)
+        if taken and size > batch_tokens:
             yield taken
-            taken, wider = [], len(clip.token_T)
+            taken, lengths = [], lengths[-1:]
         taken.append(clip)
-        longest = wider
     if taken:
         yield taken

@@ -79,10 +79,11 @@ def claim(dataset: Layout, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> Iterator[None]:
-    """One prepare per folder: a second one waits, and says so. Raises Cancelled when `stop` is asked for meanwhile.
+def locked(out: Path, say: Callable[[str], None], stop: Callable[[], bool], who: str = "prepare") -> Iterator[None]:
+    """One prepare per folder, or whatever `who` is: a second one waits, and says so.
 
-    The lock goes with the process, however that ends. An address has none.
+    Raises Cancelled when `stop` is asked for meanwhile. The lock goes with the process, however that ends. An address
+    has none.
     """
     if not is_local(out):
         yield
@@ -92,10 +93,10 @@ def locked(out: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> I
         waiting = False
         while not _lock(file):
             if not waiting:
-                say(f"{out}: another prepare is writing there; waiting for it")
+                say(f"{out}: another {who} is writing there; waiting for it")
             waiting = True
             if stop():
-                raise Cancelled(f"{out}: stopped while waiting for another prepare")
+                raise Cancelled(f"{out}: stopped while waiting for another {who}")
             time.sleep(WAIT_S)
         yield
 

@@ -19,7 +19,7 @@ from raymsa.clip import FRAMES_PER_TOKEN, MERGED_PATCH, Clip, from_row
 from raymsa.errors import DataError
 from raymsa.place import is_local, place, reaching
 
-MEDIA = ("frames", "audio")  # the columns that are nearly all of a row
+MEDIA = ("frames", "audio", "heard", "seen")  # the columns that are nearly all of a row, as far as it has them
 AT_ONCE = 8  # files whose metadata is asked for at a time; far away each answer takes a while
 
 
@@ -89,9 +89,10 @@ def table(group: RowGroup) -> Any:
 
 def clips_of(rows: Any, copy: bool = False) -> Iterator[Clip]:
     """The clips in an arrow table of the shard schema: views of its memory, or with `copy` of a copy."""
-    media = [_values(rows[name], copy) for name in MEDIA]
-    for row, *values in zip(rows.drop_columns(list(MEDIA)).to_pylist(), *media, strict=True):
-        yield from_row({**row, **dict(zip(MEDIA, values, strict=True))})
+    there = [name for name in MEDIA if name in rows.column_names]
+    media = [_values(rows[name], copy) for name in there]
+    for row, *values in zip(rows.drop_columns(there).to_pylist(), *media, strict=True):
+        yield from_row({**row, **dict(zip(there, values, strict=True))})
 
 
 class Read:
@@ -138,7 +139,11 @@ def _opened(path: str) -> Any:
     """A shard file, opened: where a run opens shards."""
     file = place(path)
     if is_local(file):
-        return pq.ParquetFile(path)
+        opened = pq.ParquetFile(path)
+        if "vector_type" not in opened.schema_arrow.names:
+            return opened
+        # Vectors are not compressed, so nothing else would notice a flipped byte.
+        return pq.ParquetFile(path, metadata=opened.metadata, page_checksum_verification=True)
     with reaching("read", file):
         return pq.ParquetFile(file.open("rb"))
 
@@ -159,6 +164,8 @@ def _largest(group: Any) -> int:
     """Bytes of a group's largest clip, from its statistics alone: pixels follow from video tokens."""
     columns = [group.column(i) for i in range(group.num_columns)]
     most = {c.path_in_schema: c.statistics.max for c in columns if c.statistics and c.statistics.has_min_max}
+    if "vector_bytes" in most:
+        return int(most["vector_bytes"])
     pixels = (most.get("video_tokens") or 0) * FRAMES_PER_TOKEN * MERGED_PATCH**2
     known = int(pixels * 3 + (most.get("audio_samples") or 0) * 2)
     return known or int(group.total_byte_size / max(1, group.num_rows))

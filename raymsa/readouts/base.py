@@ -57,6 +57,16 @@ class Readout(Spec):
     """How a score or a class is read out of the Thinker; the `Target` knows which, and its losses, words and parser."""
 
     needs_lm_head: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False  # `read` grows a cache token by token; those passes stay padded
+
+    @classmethod
+    def packs(cls) -> bool:
+        """Whether clips may stand in one row inside the language model (`train.packing`).
+
+        `before`, `loss_B` and `read` see one padded row per clip all the same. Blocks of `inside` would see one row for
+        all clips: a readout that has any says here when that is all the same to them.
+        """
+        return cls.inside is Readout.inside
 
     def answer(self, label: float, target: Target) -> str | None:
         """The words to be learned for a label, or None when the readout learns no words."""

@@ -43,7 +43,8 @@ class Row:
     """One variant. `device_s` and `data_wait` (a share) are means per run, memory the most that any run took.
 
     `valid` is the metric that decides. `confusion` counts the test clips of all runs: true classes, answers, none; it
-    is None without test clips, and in all rows of a search but the first, which is the best.
+    is None without test clips, and in all rows of a search but the first, which is the best. `constrained`: answers
+    were decoded within the target's own (readout.constrained), so that unparsable ones were impossible.
     """
 
     variant: str
@@ -59,6 +60,7 @@ class Row:
     constant: dict[str, float]
     best: Best | None
     confusion: tuple[tuple[int, ...], ...] | None
+    constrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _row(
         constant=_constant(test, names),
         best=_best(runs, names, rule),
         confusion=counts,
+        constrained=any(run.row.spec.get("readout", {}).get("constrained", False) for run in runs),
     )
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from raymsa.report.cells import heading, number, spread_text
 from raymsa.report.cells import table as new_table
-from raymsa.report.results import HEALTH, Results
+from raymsa.report.results import HEALTH, Results, Row
 from raymsa.report.search_tables import render_trials
 from raymsa.words import for_json
 
@@ -32,11 +32,16 @@ def _scores(found: Results, width: int) -> Iterator[Table]:
         table = new_table(title, ["variant", "runs", *map(heading, names)])
         for row in found.rows:
             cells = [spread_text(name, row.test.get(name)) for name in names]
-            table.add_row(escape(row.variant), f"{row.finished}/{row.planned}", *cells)
+            table.add_row(_label(row), f"{row.finished}/{row.planned}", *cells)
         for label, constant in _constants(found):
             table.add_row(escape(label), "", *(number(name, constant.get(name)) for name in names), style="dim")
         yield table
         title = ""
+
+
+def _label(row: Row) -> str:
+    """The variant; its answers may be of another kind than those of the row above."""
+    return escape(row.variant) + ("\n(constrained answers)" if row.constrained else "")
 
 
 def _confusions(found: Results) -> Iterator[Table]:
@@ -55,7 +60,7 @@ def _confusions(found: Results) -> Iterator[Table]:
 
 def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]]:
     """The metrics in as many tables as the console's width asks for: a wrapped number cannot be read."""
-    labels = max((len(row.variant) for row in found.rows), default=0)
+    labels = max((max(map(len, _label(row).split("\n"))) for row in found.rows), default=0)
     count = max(2, (width - max(labels, 14) - 10) // (cell + 2))
     return [found.metrics[at : at + count] for at in range(0, len(found.metrics), count)]
 
@@ -75,7 +80,7 @@ def _costs(found: Results) -> Table:
     table = new_table("cost", [*headings, "device\nmin/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
-            escape(row.variant),
+            _label(row),
             spread_text(found.decides, row.valid),
             *(spread_text(name, row.health.get(name)) for name in health),
             "-" if row.device_s is None else f"{row.device_s / 60:.1f}",

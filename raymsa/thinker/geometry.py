@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from raymsa.spec import LoraSpec
-from raymsa.thinker.load import PARTS, TOWERS, adapt, thinker_class
+from raymsa.errors import SpecError
+from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.load import PARTS, TOWERS, Folder, adapt, open_folder, thinker_class
+from raymsa.thinker.tiny import MEDIA_TOKENS
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,41 @@ def qwen2_5_omni_7b() -> Any:
 # The 3B is not here: its config.json was not at hand to read, and a count from second-hand dimensions could be wrong.
 # Its numbers come from its own folder or download, as for any other model.
 GEOMETRY: dict[str, Callable[[], Any]] = {"Qwen/Qwen2.5-Omni-7B": qwen2_5_omni_7b}
+
+
+def known_folder(spec: ModelSpec) -> Folder:
+    """Tokenizer, sound features and config of a model as far as this disk has them: nothing is downloaded.
+
+    Where only the geometry is known, words are cut by the tiny Thinker's tokenizer, into somewhat more tokens. Raises
+    SpecError when not even that is known.
+    """
+    from huggingface_hub import snapshot_download
+    from transformers import WhisperFeatureExtractor
+
+    path = spec.path
+    try:
+        if path != "tiny" and not Path(path).expanduser().exists():
+            path = snapshot_download(path, local_files_only=True)
+        return open_folder(spec.model_copy(update={"path": path}))
+    except (SpecError, OSError, ValueError):
+        if spec.path not in GEOMETRY:
+            raise SpecError(
+                f"model.path: given '{spec.path}'; it is not on this disk, and its geometry is not known: "
+                f"give a folder, or {' or '.join(GEOMETRY)}"
+            ) from None
+    tiny = open_folder(spec.model_copy(update={"path": "tiny"}))
+    config = GEOMETRY[spec.path]()
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny.path, feature_size=config.audio_config.num_mel_bins)
+    return Folder(spec.path, tiny.tokenizer, extractor, _with_ids_of(tiny.tokenizer, config))
+
+
+def _with_ids_of(tokenizer: Any, config: Any) -> Any:
+    """The config with the ids that a tokenizer gives to the marks of media."""
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
+    for kind in ("audio", "image", "video"):
+        setattr(config, f"{kind}_token_index", ids[f"{kind}_token"])
+        setattr(config, f"{kind}_token_id", ids[f"{kind}_token"])
+    config.audio_start_token_id, config.audio_end_token_id = ids["audio_bos_token"], ids["audio_eos_token"]
+    config.vision_start_token_id, config.vision_end_token_id = ids["vision_bos_token"], ids["vision_eos_token"]
+    config.pad_token_id = tokenizer.pad_token_id
+    return config

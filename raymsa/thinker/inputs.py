@@ -4,7 +4,7 @@ Everything here is plain arithmetic on the CPU and equals transformers' own Qwen
 (tests/test_parity.py), but without padding sound to 300 s and without a loop over tokens.
 
 Axes: T tokens, F frames, H height, W width, C colours, P patches, X numbers in a patch, M mel bins, L mel frames,
-S audio samples.
+S audio samples, N vectors of a tower, D width of the language model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymsa.clip import LEAST_SAMPLES, SAMPLE_RATE, Clip, mel_frames
+from raymsa.clip import LEAST_SAMPLES, SAMPLE_RATE, Clip, Vectors, mel_frames
 from raymsa.inputs import InputsSpec
 from raymsa.target import Language, Target
 from raymsa.thinker.denoise import denoised
@@ -40,6 +40,8 @@ class Encoded:
     mel_ML: Tensor | None
     patch_PX: Tensor | None
     grid_3: tuple[int, int, int] | None
+    heard_ND: Tensor | None = None  # what the towers made of the clip, when that is known already
+    seen_ND: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,33 @@ class Encoder:
             token_T=whole_T,
             position_3T=self._positions(whole_T, clip, picture),
             answer=len(answer_T),
-            mel_ML=self._mel(clip) if self._hears(clip) else None,
-            patch_PX=patchify(clip.frames_FHWC, self._vision) if picture and clip.frames_FHWC is not None else None,
             grid_3=picture.grid_3 if picture else None,
+            **(self._raw(clip) if clip.vectors is None else self._known(clip, clip.vectors)),
         )
+
+    def _raw(self, clip: Clip) -> dict[str, Tensor | None]:
+        """What the towers read."""
+        seen = clip.frames_FHWC if self._sees(clip) else None
+        return {
+            "mel_ML": self._mel(clip) if self._hears(clip) else None,
+            "patch_PX": None if seen is None else patchify(seen, self._vision),
+        }
+
+    def _known(self, clip: Clip, vectors: Vectors) -> dict[str, Tensor | None]:
+        """What they made of it."""
+
+        def numbers(there: np.ndarray | None) -> Tensor | None:
+            if there is None:
+                return None
+            flat = torch.from_numpy(np.array(there)).view(getattr(torch, vectors.dtype))
+            return flat.view(-1, self.config.text_config.hidden_size)
+
+        return {
+            "mel_ML": None,
+            "patch_PX": None,
+            "heard_ND": numbers(vectors.heard) if self._hears(clip) else None,
+            "seen_ND": numbers(vectors.seen) if self._sees(clip) else None,
+        }
 
     def answer_tokens(self, answer: str | None) -> list[int]:
         """Token ids of an answer and the end of the turn; none for a readout that says nothing."""

@@ -8,8 +8,8 @@ Axes: B clips, T tokens, D width, N positions, V vocabulary.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +22,11 @@ from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
+from raymsa.thinker.adapters import lean
+from raymsa.thinker.kept import forget, is_kept, keep, kept_folder
+from raymsa.thinker.packed import NAME, Row, offer
+from raymsa.thinker.products import by_onednn
+from raymsa.thinker.sizes import of_picture, of_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,18 +56,23 @@ class Thinker:
         self.tokenizer = folder.tokenizer
         self.width: int = folder.config.text_config.hidden_size
         self.device = device
+        self.packing = False
         self._trained = trained  # the parts with adapters: only they need a backward pass
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._core = self._base.model
+        self._known: tuple[Tensor, Row] | None = None  # the latest batch's mask, and the row made of it
 
     def embed(self, batch: Batch) -> Embedded:
         """Word vectors, with the towers' outputs in the places of their placeholders."""
         hidden_BTD = self.embed_tokens(batch.token_BT)
         config = self.folder.config
-        if batch.mel_ML is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.audio_token_id, self._hear(batch))
-        if batch.patch_PX is not None:
-            hidden_BTD = self._fill(hidden_BTD, batch, config.video_token_id, self._see(batch))
+        for placeholder, vectors_ND in (
+            (config.audio_token_id, self._heard(batch)),
+            (config.video_token_id, self._seen(batch)),
+        ):
+            if vectors_ND is not None:
+                hidden_BTD = self._fill(hidden_BTD, batch, placeholder, vectors_ND)
+        self._known = batch.mask_BT, Row(batch.lengths, batch.real_N)
         return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
 
     def embed_tokens(self, token_BT: Tensor) -> Tensor:
@@ -72,6 +82,8 @@ class Thinker:
 
     def hidden(self, embedded: Embedded, cache: Any = None) -> Tensor:
         """Final-layer hidden states [B, T, D]; lm_head is not touched."""
+        if self.packing and cache is None:
+            return self._in_one_row(embedded)
         out = self._core.language_model(
             inputs_embeds=embedded.hidden_BTD,
             attention_mask=embedded.mask_BT,
@@ -81,6 +93,13 @@ class Thinker:
         )
         hidden_BTD: Tensor = out.last_hidden_state
         return hidden_BTD
+
+    def pack(self) -> None:
+        """From now on passes without a cache put all clips in one row; see `raymsa.thinker.packed`."""
+        self.packing = True
+        if self._core.language_model.config._attn_implementation == "sdpa":
+            offer()
+            self._core.language_model.set_attn_implementation(NAME)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """lm_head [N, V]."""
@@ -97,30 +116,66 @@ class Thinker:
         """The adapters' trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def train_mode(self, on: bool, checkpointing: bool) -> None:
-        """Switch dropout and recomputation of activations (non-reentrant) on or off."""
+    def train_mode(self, on: bool, checkpointing: bool | int | str) -> None:
+        """Switch dropout and recomputation of activations (non-reentrant) on or off; see `train.checkpointing`."""
         self.model.train(on)
-        if on and checkpointing:
-            self._base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self._base.gradient_checkpointing_disable()
+        if not (on and checkpointing):
+            self._base.activation_checkpointing_disable()
+            return
+        self._base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for part in (part for part in PARTS if getattr(self._core, part, None) is not None):
+            for index, layer in enumerate(layers(getattr(self._core, part))):
+                layer.gradient_checkpointing = _recomputed(part, index, checkpointing)
 
-    def _hear(self, batch: Batch) -> Tensor:
+    def _in_one_row(self, embedded: Embedded) -> Tensor:
+        known = self._known
+        # a readout may have lengthened the sequence: then the mask is another one
+        row = known[1] if known and known[0] is embedded.mask_BT else Row.of(embedded.mask_BT)
+        language = self._core.language_model
+        inputs = row.inputs(embedded, language.config._attn_implementation)
+        return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
+
+    def hear(self, mel_ML: Tensor, mel_length_A: Tensor) -> Tensor:
+        """The audio tower's vectors of all sounds, one after another [N, D]; the lengths are on the host."""
+        sizes = of_sound(self._core.audio_tower, mel_ML, mel_length_A)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
-            out = self._core.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A)
-        heard: Tensor = out.last_hidden_state
-        return heard
+            out = self._core.audio_tower(mel_ML, feature_lens=mel_length_A, **sizes)
+        heard_ND: Tensor = out.last_hidden_state
+        return heard_ND
 
-    def _see(self, batch: Batch) -> Tensor:
+    def see(self, patch_PX: Tensor, grid_V3: Tensor) -> Tensor:
+        """The vision tower's vectors of all pictures, one after another [N, D]; the grid is on the host."""
+        sizes = of_picture(self._core.visual, patch_PX, grid_V3)
         with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
-            out = self._core.visual(batch.patch_PX, grid_thw=batch.grid_V3)
-        seen: Tensor = out.pooler_output
-        return seen
+            out = self._core.visual(patch_PX, grid_thw=grid_V3, **sizes)
+        seen_ND: Tensor = out.pooler_output
+        return seen_ND
+
+    def _heard(self, batch: Batch) -> Tensor | None:
+        if batch.mel_ML is None or batch.mel_length_A is None:
+            return batch.heard_ND
+        return self.hear(batch.mel_ML, batch.mel_length_A)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        if batch.patch_PX is None or batch.grid_V3 is None:
+            return batch.seen_ND
+        return self.see(batch.patch_PX, batch.grid_V3)
 
     @staticmethod
     def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
         place_BT1 = (batch.token_BT == placeholder).unsqueeze(-1)
         return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
+
+
+def layers(part: Any) -> Any:
+    """The repeated layers of the language model or of a tower."""
+    return part.blocks if hasattr(part, "blocks") else part.layers
+
+
+def _recomputed(part: str, index: int, checkpointing: bool | int | str) -> bool:
+    if isinstance(checkpointing, str):  # towers
+        return part != "language_model"
+    return index % int(checkpointing) == 0
 
 
 def open_folder(spec: ModelSpec) -> Folder:
@@ -166,18 +221,36 @@ def load(
     lm_head: bool,
     device: torch.device,
     adapter: Path | None = None,
+    language_model: bool = True,
 ) -> Thinker:
     """A Thinker on `device` with new adapters (`lora`), or with saved ones (`adapter`).
 
-    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it.
+    Towers whose modality is off are not loaded at all; nor is lm_head when the readout does not use it. Without its
+    language model, a Thinker can `hear` and `see` only.
     Raises SpecError when the weights cannot be loaded.
     """
     folder = open_folder(spec)
-    absent = [part for modality, part in TOWERS.items() if modality not in modalities] + ["lm_head"] * (not lm_head)
-    model = _load_base(spec, folder, tuple(absent), device)
+    absent = absent_parts(modalities, lm_head, language_model)
+    return with_adapters(_load_base(spec, folder, absent, device), folder, lora, device, adapter)
+
+
+def absent_parts(modalities: tuple[str, ...], lm_head: bool, language_model: bool = True) -> tuple[str, ...]:
+    """The parts of the Thinker that a job does not need."""
+    towers = (part for modality, part in TOWERS.items() if modality not in modalities)
+    return (*towers, *(() if lm_head else ("lm_head",)), *(() if language_model else ("language_model",)))
+
+
+def with_adapters(
+    model: Any, folder: Folder, lora: LoraSpec | None, device: torch.device, adapter: Path | None = None
+) -> Thinker:
+    """A frozen Thinker of the bare model, with adapters on it where `lora` is given."""
+    if device.type == "cpu":
+        by_onednn()
     model.requires_grad_(False)
     if lora is not None:
         model = adapt(model, lora, adapter)
+        if device.type == "cpu":
+            lean(model)
     trained = tuple(
         part for part in PARTS if any(p.requires_grad and f".{part}." in n for n, p in model.named_parameters())
     )
@@ -202,21 +275,43 @@ def targets(lora: LoraSpec) -> Any:
 
 
 def compute_type(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """Number type of the arithmetic: bfloat16 on a GPU, float32 on a CPU (bf16 is half as fast there)."""
+    """Number type of the arithmetic: bfloat16 on a GPU, float32 on a CPU, where bf16 moved scores by up to 0.05."""
     if spec.compute == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if spec.compute == "bfloat16" else torch.float32
 
 
+def autocast(spec: ModelSpec, device: torch.device) -> AbstractContextManager[None]:
+    """bf16 arithmetic where `compute_type` says so."""
+    dtype = compute_type(spec, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is torch.bfloat16)
+
+
 def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device) -> Any:
     dtype = compute_type(spec, device)
+    quantised = nf4(dtype) if spec.quantization == "nf4" else None
+    if quantised is None or not spec.keep_quantized:
+        return _read(spec, folder, absent, device, quantised)
+    kept = kept_folder(folder.path, absent, dtype, device)
+    if is_kept(kept):
+        with suppress(SpecError):  # damaged: it is made again
+            return _read(spec, replace(folder, path=str(kept), config=None), absent, device, None)
+        forget(kept)
+    model = _read(spec, folder, absent, device, quantised)
+    with _quiet():
+        keep(model, kept)
+    return model
+
+
+def _read(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device: torch.device, quantised: Any) -> Any:
+    """The weights of a folder; its own config is taken where `folder.config` is None."""
     try:
         with _quiet():
             model, report = thinker_class(absent).from_pretrained(
                 folder.path,
                 config=folder.config,
-                dtype=dtype,
-                quantization_config=_nf4(dtype) if spec.quantization == "nf4" else None,
+                dtype=compute_type(spec, device),
+                quantization_config=quantised,
                 device_map={"": str(device)},
                 attn_implementation=spec.attention,
                 use_safetensors=True,
@@ -228,11 +323,11 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
         reason = str(error).strip().splitlines()[0]
         raise SpecError(f"model.path: given '{spec.path}'; the weights cannot be loaded: {reason}") from None
     _refuse_gaps(spec, report)
-    _keep_unpacked(model)
+    keep_unpacked(model)
     return model
 
 
-def _keep_unpacked(model: Any) -> None:
+def keep_unpacked(model: Any) -> None:
     """Keep bitsandbytes from packing 4-bit weights for good in the first eval pass on a CPU that has AVX512-BF16.
 
     Its packed kernel has no backward pass, so training after a valid pass would lose gradients without a word; and it
@@ -253,7 +348,7 @@ def _refuse_gaps(spec: ModelSpec, report: Any) -> None:
         )
 
 
-def _nf4(dtype: torch.dtype) -> Any:
+def nf4(dtype: torch.dtype) -> Any:
     """NF4 with double quantisation for the language model's linears; the towers stay as they are (as published)."""
     from transformers import BitsAndBytesConfig
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from raymsa.place import folder_at_once
 
 if TYPE_CHECKING:
     import torch
@@ -93,28 +93,14 @@ def make_tiny(folder: Path) -> Path:
     """
     if (folder / "config.json").exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with folder_at_once(folder, "config.json") as part:
         _write(part)
-        _publish(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
 def tiny_config() -> Any:
     """The tiny Thinker's config, without writing anything."""
     return _config(_tokenizer())
-
-
-def _publish(part: Path, folder: Path) -> None:
-    part.chmod(0o755)  # mkdtemp makes it private
-    try:
-        part.rename(folder)
-    except OSError:
-        if not (folder / "config.json").exists():  # else another process was first: its folder is as good
-            raise
 
 
 def _write(folder: Path) -> None:

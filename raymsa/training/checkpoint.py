@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,13 +128,23 @@ def _sync(path: Path) -> None:
 def _tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{name}": value.cpu().contiguous() for index, item in state.items() for name, value in item.items()
+        # a copy of each: bitsandbytes' parameters share tables, and safetensors refuses what is shared
+        f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True).contiguous()
+        for index, item in state.items()
+        for name, value in _flat(item)
     }
+
+
+def _flat(item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """One parameter's state; bitsandbytes puts most of its own into a mapping of its own."""
+    for name, value in item.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
 def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        # torch counts steps in a float32 tensor, bitsandbytes in a plain number
+        state.setdefault(int(index), {})[name] = value.item() if value.dtype == torch.int64 else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

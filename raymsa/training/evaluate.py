@@ -1,13 +1,15 @@
-"""Scoring clips with a student: one reading per clip, in batches within the token budget."""
+"""Scoring clips with a student: one reading per clip, in passes within the token budget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from raymsa.clip import Clip
 from raymsa.data.ahead import ahead
-from raymsa.data.collate import Collate, within_budget
+from raymsa.data.collate import WINDOWS_HELD, Collate, windows, within_budget
+from raymsa.errors import Stopped
+from raymsa.spec import TrainSpec
 from raymsa.target import Reading
 from raymsa.training.student import Student
 
@@ -24,13 +26,36 @@ class Prediction(NamedTuple):
         return {"split": split, "clip_id": self.clip_id, "label": self.label, **self.reading._asdict()}
 
 
-def score(student: Student, collate: Collate, clips: Iterable[Clip], batch_tokens: int) -> Iterator[Prediction]:
-    """One prediction per clip, in the clips' order."""
-    passes = within_budget((collate.measure(clip) for clip in clips), batch_tokens)
-    for measured, batch in ahead((some, collate(some)) for some in passes):
-        readings = student.read(batch)
-        for one, reading in zip(measured, readings, strict=True):
-            yield Prediction(one.clip.id, one.clip.label, reading)
+def score(
+    student: Student,
+    collate: Collate,
+    clips: Iterable[Clip],
+    train: TrainSpec,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Prediction]:
+    """One prediction per clip, in the clips' order. `stopping` is asked after every pass; Stopped is raised then.
+
+    Clips of a window go by length, the longest first: passes hold little padding, and what does not fit in memory
+    shows at once.
+    """
+    for window in ahead(windows(clips, train.window_clips), depth=WINDOWS_HELD - 1):
+        yield from _window(student, collate, window, train.batch_tokens, stopping)
+
+
+def _window(
+    student: Student, collate: Collate, window: list[Clip], batch_tokens: int, stopping: Callable[[], bool]
+) -> list[Prediction]:
+    measured = [collate.measure(clip) for clip in window]
+    order = sorted(range(len(measured)), key=lambda at: -len(measured[at].token_T))
+    packed = student.thinker.packing and not student.readout.decodes
+    passes = within_budget((measured[at] for at in order), batch_tokens, packed)
+    readings: list[Reading] = []
+    for batch in ahead(collate(some) for some in passes):
+        readings += student.read(batch)
+        if stopping():
+            raise Stopped("stopped while clips were scored")
+    found = dict(zip(order, readings, strict=True))
+    return [Prediction(clip.id, clip.label, found[at]) for at, clip in enumerate(window)]
 
 
 def error_of(student: Student, predictions: Iterable[Prediction]) -> float:

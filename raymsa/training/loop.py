@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from raymsa.causes import NO_MEMORY
 from raymsa.clip import Batch
@@ -124,7 +125,13 @@ class Start:
 
 def make_optimizer(student: Student, train: TrainSpec) -> torch.optim.Optimizer:
     """AdamW with separate rates for adapters and head; each group remembers its peak rate."""
-    optimizer = torch.optim.AdamW(student.groups(train), weight_decay=train.weight_decay)
+    groups = student.groups(train)
+    if train.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=train.weight_decay, fused=True)
+    else:
+        from bitsandbytes.optim import PagedAdamW8bit
+
+        optimizer = PagedAdamW8bit(groups, weight_decay=train.weight_decay)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     return optimizer
@@ -188,27 +195,33 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     clips = sum(len(batch.ids) for batch in batches)
     try:
-        loss = sum(_backward(student, batch, clips, position) for batch in batches)
+        losses = [_backward(student, batch, clips) for batch in batches]
     except RuntimeError as error:  # torch's own class is for GPUs only
         if not any(words in str(error) for words in NO_MEMORY):
             raise
-        raise OutOfMemory(_memory_advice(train, batches, position, error)) from None
+        raise OutOfMemory(_memory_advice(student, train, batches, position, error)) from None
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, train.max_grad_norm)
-    if not torch.isfinite(norm):
-        raise NonFiniteLoss(_where("gradient", float(norm), [i for batch in batches for i in batch.ids], position))
+    # the step's only wait for the device
+    *loss_of_clip, norm_before = torch.cat([*losses, norm.detach().float().view(1)]).tolist()
+    _refuse_no_numbers(loss_of_clip, norm_before, [i for batch in batches for i in batch.ids], position)
     optimizer.step()
-    return loss, float(norm)
+    return sum(loss_of_clip) / clips, norm_before
 
 
-def _backward(student: Student, batch: Batch, clips: int, position: Position) -> float:
+def _backward(student: Student, batch: Batch, clips: int) -> Tensor:
+    """Gradients of a pass; its losses [B], still on the device."""
     loss_B = student.loss_B(batch)
-    if not torch.isfinite(loss_B).all():
-        bad = [i for i, fine in zip(batch.ids, torch.isfinite(loss_B).tolist(), strict=True) if not fine]
-        raise NonFiniteLoss(_where("loss", float(loss_B.sum()), bad, position))
-    loss = loss_B.sum() / clips
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item()
+    (loss_B.sum() / clips).backward()  # type: ignore[no-untyped-call]
+    return loss_B.detach().float()
+
+
+def _refuse_no_numbers(loss_of_clip: list[float], norm: float, ids: list[str], position: Position) -> None:
+    bad = {i: loss for i, loss in zip(ids, loss_of_clip, strict=True) if not math.isfinite(loss)}
+    if bad:
+        raise NonFiniteLoss(_where("loss", sum(bad.values()), list(bad), position))
+    if not math.isfinite(norm):
+        raise NonFiniteLoss(_where("gradient", norm, ids, position))
 
 
 def _where(what: str, value: float, ids: list[str], position: Position) -> str:
@@ -216,8 +229,10 @@ def _where(what: str, value: float, ids: list[str], position: Position) -> str:
     return f"step {position.step + 1} (epoch {position.epoch + 1}): {what} is {value}; clips {shown}"
 
 
-def _memory_advice(train: TrainSpec, batches: list[Batch], position: Position, error: Exception) -> str:
-    widest = max(batch.mask_BT.numel() for batch in batches)
+def _memory_advice(
+    student: Student, train: TrainSpec, batches: list[Batch], position: Position, error: Exception
+) -> str:
+    widest = max(batch.tokens if student.thinker.packing else batch.mask_BT.numel() for batch in batches)
     return (
         f"step {position.step + 1}: out of memory in a pass of {widest} tokens; lower train.batch_tokens "
         f"(now {train.batch_tokens}) or set train.checkpointing=true ({str(error).splitlines()[0]})"

@@ -22,20 +22,21 @@ from raymsa.data.ahead import ahead
 from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
-from raymsa.errors import DataError, OutOfMemory, Stopped
+from raymsa.errors import DataError, OutOfMemory
 from raymsa.evaluation.metrics import measure
 from raymsa.home import log_to
 from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import load
+from raymsa.thinker.load import Thinker, load
 from raymsa.training import checkpoint
 from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes
 from raymsa.training.predictions import write_predictions
 from raymsa.training.room import wait_for_room
 from raymsa.training.student import Student
+from raymsa.training.towers import cached
 from raymsa.words import duration
 
 REPORT_EVERY_S = 2.0  # a step's figures wait at most this long for their report
@@ -67,10 +68,14 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
     _keep_to_the_data(work, last)
     position = checkpoint.position_of(last) if last else Position()
     aim = target(work.manifest, work.spec.dataset.task)
+    towers = work.spec.inputs.cache == "none"
+    if not towers:
+        _wait_for_room(work, device)
+        work = work._replace(shards=_without_media(work, device))
     plan = planned(work, position)
     with closing(stream(plan.passes)) as clips:  # reading begins while the model is loaded
         _wait_for_room(work, device)
-        student = build(work.spec, aim, device, last)
+        student = build(work.spec, aim, device, last, towers)
         collate = collate_for(student, work.spec)
         watch = _Watch(work, student, report, position)
         feed = _feed(work, student, collate, clips, plan, watch)
@@ -79,6 +84,9 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         watch.log(clips.about(WINDOWS_HELD * work.spec.train.window_clips))
         begins = f"{'goes on' if last else 'starts'} at step {position.step}"
         watch.log(f"{begins}; loaded in {time.monotonic() - begun:.1f} s")
+        if work.spec.train.packing and not student.thinker.packing:
+            kind = work.spec.readout.kind
+            watch.log(f"train.packing: off, for `{kind}` puts blocks between the layers; its passes are padded")
         position = fit(student, work.spec.train, feed, watch, seed, checkpoint.start(last) if last else None)
         best = checkpoint.find(work.folder, "best") or checkpoint.save(work.folder, "best", student, position, None)
         checkpoint.load_weights(best, student)
@@ -87,6 +95,11 @@ def execute(work: Work, device: torch.device, stream: Stream, report: Report) ->
         watch.log(f"waited for clips in {wait:.1%} of {duration(position.trained_s)} of training")
     ended = {"best_epoch": position.best_epoch, "data_wait": wait, "finished": True}
     report({"memory_bytes": memory_bytes(device), **ended})
+
+
+def _without_media(work: Work, device: torch.device) -> Path:
+    say = partial(log_to, work.folder / "log.txt")
+    return cached(work.spec, work.manifest, work.shards, device, say, work.stopping)
 
 
 def _wait_for_room(work: Work, device: torch.device) -> None:
@@ -133,17 +146,29 @@ def planned(work: Work, position: Position) -> Planned:
     return Planned([*passes, *scored], count(groups["train"]), position.epoch, len(passes))
 
 
-def build(spec: Any, target: Target, device: torch.device, saved: Path | None) -> Student:
-    """The student of a spec: fresh, or with the adapter and head of a checkpoint folder."""
+def build(spec: Any, target: Target, device: torch.device, saved: Path | None, towers: bool = True) -> Student:
+    """The student of a spec: fresh, or with the adapter and head of a checkpoint folder.
+
+    Without its towers it reads clips whose vectors are known already (`training.towers`).
+    """
     adapter = checkpoint.adapter(saved) if saved else None
     lora = spec.lora if spec.train.epochs else None
-    thinker = load(spec.model, lora, spec.inputs.modalities, spec.readout.needs_lm_head, device, adapter)
-    head = spec.readout.head(thinker.width, target)
-    student = Student(thinker, spec.readout, head.to(device) if head is not None else None, target, spec.model)
+    modalities = spec.inputs.modalities if towers else ("text",)
+    thinker = load(spec.model, lora, modalities, spec.readout.needs_lm_head, device, adapter)
+    student = student_of(thinker, spec, target)
     if saved:
         checkpoint.load_head(saved, student)
     student.train_mode(False)
     return student
+
+
+def student_of(thinker: Thinker, spec: Any, target: Target) -> Student:
+    """A loaded Thinker with a new head of the spec's readout; its passes are packed where the spec says so."""
+    if spec.train.packing and spec.readout.packs():
+        thinker.pack()
+    head = spec.readout.head(thinker.width, target)
+    on_device = head.to(thinker.device) if head is not None else None
+    return Student(thinker, spec.readout, on_device, target, spec.model)
 
 
 def collate_for(student: Student, spec: Any) -> Collate:
@@ -151,7 +176,16 @@ def collate_for(student: Student, spec: Any) -> Collate:
     folder = student.thinker.folder
     words = (spec.inputs, prompt_of(spec), student.target, spec.dataset.language)
     encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, *words)
-    return Collate(encoder, student.readout)
+    return Collate(encoder, student.readout, pin=student.thinker.device.type == "cuda")
+
+
+def training_steps(
+    spec: Any, student: Student, collate: Collate, clips: Iterable[Clip], epoch: int, skip: int
+) -> Iterator[list[Batch]]:
+    """The optimizer steps of an epoch, each a list of batches, made ahead in a thread."""
+    seed, packed = spec.seeds[0] * 10_007 + epoch, student.thinker.packing
+    steps = steps_of_epoch(clips, collate.measure, spec.train, seed, skip, packed)
+    return ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
 
 def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:
@@ -161,9 +195,7 @@ def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Pl
     valid = iter(range(1, plan.scoring, 2))
 
     def epoch_steps(epoch: int, skip: int) -> Iterator[list[Batch]]:
-        mine, seed = clips.of(2 * (epoch - plan.epoch)), work.spec.seeds[0] * 10_007 + epoch
-        steps = steps_of_epoch(mine, collate.measure, train, seed, skip)
-        return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+        return training_steps(work.spec, student, collate, clips.of(2 * (epoch - plan.epoch)), epoch, skip)
 
     def valid_error() -> float:
         found = list(_scored(work, student, collate, clips.of(next(valid))))
@@ -193,10 +225,7 @@ def _score(work: Work, student: Student, collate: Collate, clips: Clips, plan: P
 
 def _scored(work: Work, student: Student, collate: Collate, clips: Iterable[Clip]) -> Iterator[Prediction]:
     try:
-        for prediction in score(student, collate, clips, work.spec.train.batch_tokens):
-            if work.stopping():
-                raise Stopped("stopped while clips were scored")
-            yield prediction
+        yield from score(student, collate, clips, work.spec.train, work.stopping)
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_MEMORY):
             raise

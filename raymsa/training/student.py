@@ -13,7 +13,7 @@ from raymsa.evaluation.metrics import CRITERIA, Criterion
 from raymsa.readouts.base import Readout
 from raymsa.spec import ModelSpec, TrainSpec
 from raymsa.target import Reading, Target
-from raymsa.thinker.load import Thinker, compute_type
+from raymsa.thinker.load import Thinker, autocast
 
 
 @dataclass
@@ -53,13 +53,11 @@ class Student:
         head = list(self.head.parameters()) if self.head is not None else []
         return sum(p.numel() for p in [*self.thinker.parameters(), *head])
 
-    def train_mode(self, on: bool, checkpointing: bool = False) -> None:
+    def train_mode(self, on: bool, checkpointing: bool | int | str = False) -> None:
         """Dropout and recomputation of activations on or off."""
         self.thinker.train_mode(on, checkpointing)
         if self.head is not None:
             self.head.train(on)
 
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = compute_type(self.model, self.thinker.device)
-        device = self.thinker.device.type
-        return torch.autocast(device, dtype=dtype, enabled=dtype is torch.bfloat16)
+        return autocast(self.model, self.thinker.device)
