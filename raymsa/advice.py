@@ -53,11 +53,11 @@ def alternatives(spec: Any, found: Estimate) -> Iterator[dict[str, Any]]:
     yield from ({"train.batch_tokens": size} for size in _halves(max(found.tokens.values()), longest))
     if train.epochs and train.optimizer == "adamw" and spec.resources.gpus:
         yield {"train.optimizer": "paged_adamw_8bit"}
-    frozen = lora.scope == "language_model" or not train.epochs
-    if train.epochs and not frozen:
-        yield {"lora.scope": "language_model"}
+    frozen = {} if lora.scope == "language_model" else {"lora.scope": "language_model"}
+    if train.epochs and frozen:
+        yield frozen
     if spec.inputs.cache == "none" and set(spec.inputs.modalities) != {"text"}:
-        yield {"lora.scope": "language_model", "inputs.cache": "towers"}
+        yield {**frozen, "inputs.cache": "towers"}
     if train.epochs and lora.rank > LEAST_RANK:
         yield {"lora.rank": max(LEAST_RANK, lora.rank // 2)}
     if "video" in spec.inputs.modalities:

@@ -116,7 +116,7 @@ def test_plain_peft_gives_the_same_for_sound_and_picture(student, saved, tiny_fo
             assert torch.equal(model_hears, we_hear)
         heard = [m.audio_tower(batch.mel_ML, feature_lens=batch.mel_length_A).last_hidden_state for m in (core, ours)]
         seen = [m.visual(batch.patch_PX, grid_thw=batch.grid_V3).pooler_output for m in (core, ours)]
-    assert torch.allclose(*heard, atol=1e-6) and torch.allclose(*seen, atol=1e-6)
+    assert torch.allclose(*heard, atol=1e-5) and torch.allclose(*seen, atol=1e-5)
 
 
 def test_a_checkpoint_is_made_of_safetensors_and_json_alone(saved):

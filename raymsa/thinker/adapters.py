@@ -21,7 +21,7 @@ DRAWN = 2**16  # values of a draw for dropout: 0.1 is 6,554 of them, which is 0.
 
 
 def lean(model: nn.Module) -> None:
-    """Let every LoRA layer of a model compute so, wherever it is fed float32 outside of autocast."""
+    """Let every LoRA layer of a model compute so, wherever it is fed float32 on a CPU, outside of autocast."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -31,7 +31,7 @@ def lean(model: nn.Module) -> None:
 
 def _forward(layer: Any, original: Any, x: Tensor) -> Tensor:
     (name,) = layer.active_adapters
-    if x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
         out: Tensor = original(x)
         return out
     x_NI = x.reshape(-1, x.shape[-1])
