@@ -39,6 +39,8 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # where a session has died, whoever still asks it something would start another
     # Ray frees what nobody holds any more once a second; a fast stream would fill a gigabyte in the meantime.
     "RAY_free_objects_period_milliseconds": "100",
+    # Ray would run its workers at niceness 15, behind everything else on the machine, training included.
+    "RAY_worker_niceness": "0",
     # Processes started in advance have no environment of ours, so nobody would ever use them.
     "RAY_prestart_worker_first_driver": "0",
 }
