@@ -156,8 +156,9 @@ def _read_anywhere(packs: list[list[RowGroup]], largest: int) -> Generator[Any, 
     made = _Execution([partial(_together, pack) for pack in packs], 4 * max(SHARED_BYTES, largest), False)
     try:
         yield from made.refs
-    finally:
+    except GeneratorExit:  # nobody wants the rest
         made.end()
+        raise
 
 
 def places(name: str) -> Places | None:
