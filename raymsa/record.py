@@ -46,7 +46,7 @@ class Recorder:
             self._over.add(run_id)
             records.set_run_state(self._store, run_id, "queued", detail=values["stopped"])
             self._say(f"{name_of(run_id)}  {values['stopped']}")
-        if values.get("error"):
+        if values.get("error") and run_id not in self._over:  # else its worker died on its way out
             self._fail(run, values["error"], values["cause"])
             self._over.add(run_id)
         if values.get("finished"):

@@ -114,6 +114,12 @@ def place(tmp_path_factory, tiny_folder, home):
                 made.store.close()
 
 
+@pytest.fixture(autouse=True)
+def whole(place):
+    """A node that the story before had taken away is there again."""
+    wait_for(place.cluster.whole, 300)
+
+
 def tables(url):
     from sqlalchemy import create_engine, inspect
 
@@ -131,13 +137,14 @@ def test_eight_trials_sent_from_outside_end_once_each_though_a_node_dies(place):
     job = place.submit("search", train={"epochs": 1}, search=SEARCH)
     wait_for(lambda: len(place.done(job)) >= 2, 400)
     place.cluster.nodes[0].kill()
-    wait_for(lambda: place.job_state(job) in ("done", "failed"), 400)
+    try:
+        wait_for(lambda: place.job_state(job) in ("done", "failed"), 400)
+    finally:
+        place.cluster.nodes[0].start()
     place.check(job, 8)
     assert "8 runs, 0 done already; 2 at a time" in place.words.read_text()
     shown = place.say("list")
     assert (shown.returncode, "8/8" in shown.stdout) == (0, True), shown.stderr
-    place.cluster.nodes[0].start()
-    wait_for(place.cluster.whole, 300)
 
 
 def test_a_node_that_is_to_be_taken_away_hands_its_run_to_another_one(place):

@@ -48,3 +48,14 @@ def test_attempts_that_die_one_after_the_other_without_a_word_are_counted_and_co
     for _ in range(2):
         recorder.ended("job-disc-1", ("its node died", "lost"), pruned=False)
     assert queries.run(store, "job-disc-1").state == "failed"
+
+
+@pytest.mark.parametrize("how", ["done", "queued"])
+def test_a_worker_that_dies_after_its_run_has_ended_does_not_make_it_fail(store, recorder, how, monkeypatch):
+    monkeypatch.setattr(recorder, "_finish", lambda run, values: records.finish_run(store, run.id, {}, {}))
+    begins = {"steps_total": 9, "trainable_parameters": 1, "resumed_at": 0}
+    recorder.report("job-disc-1", begins | ({"finished": True} if how == "done" else {"stopped": "at step 3"}))
+    recorder.report("job-disc-1", {"error": "the training worker died: its node died", "cause": "lost"})
+    recorder.ended("job-disc-1", None, pruned=False)
+    run = queries.run(store, "job-disc-1")
+    assert (run.state, run.failures) == (how, 0)
