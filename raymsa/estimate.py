@@ -19,10 +19,11 @@ from raymsa.data.largest import STATED_S, STATED_WORDS, in_shards, largest, stat
 from raymsa.plan import shards_of
 from raymsa.prompts import prompt_of
 from raymsa.target import Labels
+from raymsa.thinker.backbone import Folder
 from raymsa.thinker.geometry import GEOMETRY, known_folder
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.live import size_of
-from raymsa.thinker.load import Folder, compute_type
+from raymsa.thinker.load import compute_type
 from raymsa.thinker.simulate import Simulation, simulate
 from raymsa.thinker.trace import Trace
 from raymsa.training.loop import make_optimizer

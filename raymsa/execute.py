@@ -97,7 +97,7 @@ def _check_data(made: Manifest, rows: list[queries.RunRow], spec: Any, log: Say)
 def _shared(spec: Any, folder: Path, made: Manifest, log: Say, stop: Callable[[], bool]) -> Any:
     """The clips that the job's runs read, in the object store if they fit there; else None."""
     from raymsa.data.groups import row_groups
-    from raymsa.data.shards import share
+    from raymsa.data.shared import share
 
     if all(run.spec.inputs.cache == "towers" for run in runs(spec)):
         log("every run reads the towers' outputs (inputs.cache: towers): sound and picture are not shared")

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raymsa.cluster import remove_placement_group
-from raymsa.data.shards import Shared, free
+from raymsa.data.shared import Shared, free
 from raymsa.errors import StoreAway
 from raymsa.proposals import Proposals
 from raymsa.training.worker import death, trial

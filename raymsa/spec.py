@@ -1,6 +1,6 @@
 """JobSpec: what a person writes, checked; its runs, and the digest they are known by.
 
-A file, its `base:`, `--set`, a variant and a search trial all go through `merge` and are validated again.
+A file (`jobfile`), a variant and a search trial all go through `merge` and are validated again.
 """
 
 from __future__ import annotations
@@ -9,32 +9,31 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from functools import cache, reduce
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
-from raymsa.clip import SPLITS
 from raymsa.datasets.base import Layout
 from raymsa.errors import SpecError
 from raymsa.inputs import InputsSpec as InputsSpec
-from raymsa.merge import merge, nested, parse_override
+from raymsa.merge import merge, nested
 from raymsa.plugins import Spec, kinds, union
 from raymsa.problems import lines_for
-from raymsa.prompts import prompt_problem, with_prompts
+from raymsa.prompts import prompt_problem
 from raymsa.ranges import combinations, samples
 from raymsa.readouts.base import Readout
 from raymsa.searchspec import SEEDS, SearchSpec, different
 from raymsa.searchspec import problems as search_problems
-from raymsa.yamlfile import read_mapping
+from raymsa.sections import EvaluateSpec as EvaluateSpec
+from raymsa.sections import LoraSpec as LoraSpec
+from raymsa.sections import ModelSpec as ModelSpec
+from raymsa.sections import QueueSpec as QueueSpec
+from raymsa.sections import ResourcesSpec as ResourcesSpec
+from raymsa.sections import TrainSpec as TrainSpec
 
-PUBLISHED_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LAYOUTS = kinds("raymsa.datasets", Layout)  # type: ignore[type-abstract]
 READOUTS = kinds("raymsa.readouts", Readout)  # type: ignore[type-abstract]
-CHECKPOINTING = {"none": False, "false": False, "true": True, "towers": "towers"}  # words for train.checkpointing
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of jobs and variants: they become parts of file names
-SECTION_FILES = ("dataset", "model", "readout")  # sections that may be the path of a file
 OF_THE_JOB = {  # what all runs of a job share, and what to do instead
     "name": "it belongs to the whole job; name settings of one run",
     "seeds": "seeds are the job's own, so that all else is equal",
@@ -43,113 +42,6 @@ OF_THE_JOB = {  # what all runs of a job share, and what to do instead
     "queue": "it belongs to the whole job",
     "dataset": "all runs of a job read the same clips; write one job for each dataset",
 }
-
-
-class ModelSpec(Spec):
-    """The Thinker: which weights, and how they are held in memory."""
-
-    path: str = Field(
-        min_length=1, description="local folder, hub id, or `tiny`: a small random Thinker made on the spot"
-    )
-    quantization: Literal["nf4", "none"] = Field("nf4", description="language model's linears: 4-bit NF4, or as loaded")
-    keep_quantized: bool = Field(
-        True,
-        description="keep the 4-bit weights of a large model (from 256 MB) under RAYMSA_HOME/models, so that later "
-        "runs load in seconds",
-    )
-    compute: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="number type of the arithmetic; auto is bfloat16 on a GPU and float32 on a CPU"
-    )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
-
-
-class LoraSpec(Spec):
-    """Low-rank adapters (peft)."""
-
-    rank: int = Field(32, ge=1, description="rank of the adapters")
-    alpha: float = Field(32, gt=0, description="scaling; the update is multiplied by alpha / rank")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of adapter inputs dropped in training")
-    scope: Literal["thinker", "language_model"] = Field(
-        "thinker", description="thinker: every matching linear, both towers too; language_model: that part alone"
-    )
-    targets: tuple[str, ...] = Field(PUBLISHED_TARGETS, min_length=1, description="name endings of adapted linears")
-
-
-class TrainSpec(Spec):
-    """One run's training."""
-
-    epochs: int = Field(10, ge=0, description="passes over the training clips; 0 evaluates only (zero-shot)")
-    batch_clips: int = Field(16, ge=1, description="clips per optimizer step")
-    batch_tokens: int = Field(
-        8192, ge=1, description="tokens per forward pass, padding counted where there is any; more is accumulated"
-    )
-    packing: bool = Field(
-        True,
-        description="a pass's clips one after another in one row, without padding; gen decodes padded all the same",
-    )
-    lora_lr: float = Field(2e-4, gt=0, description="peak learning rate of the adapters")
-    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the readout's head")
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
-        "adamw",
-        description="adamw: torch's, its state in float32; paged_adamw_8bit: bitsandbytes', a quarter of that state, "
-        "which may move to host memory; needs a GPU, and its results are a little different",
-    )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    patience: int = Field(3, ge=1, description="epochs without a better valid MAE (or weighted F1) before a run stops")
-    checkpointing: bool | int | Literal["towers"] = Field(
-        True,
-        description="activations recomputed in the backward pass to save memory: true of every layer, false (none) of "
-        "none, a number n of every n-th layer, towers of the two towers alone",
-    )
-    checkpoint_every_s: float = Field(600, gt=0, description="seconds between resume points inside an epoch")
-    window_clips: int = Field(256, ge=1, description="clips held in host memory to shuffle and sort by length")
-
-    @field_validator("checkpointing", mode="before")
-    @classmethod
-    def _one_policy(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.strip().lower() in CHECKPOINTING:
-            return CHECKPOINTING[value.strip().lower()]
-        if isinstance(value, bool) or (isinstance(value, int) and value > 1):
-            return value
-        if value == 1:
-            return True
-        raise ValueError(f"given {value!r}; give true (every layer), false, n (every n-th layer, from 1) or towers")
-
-
-class QueueSpec(Spec):
-    """How the queue treats the job; nothing here changes a result."""
-
-    priority: int = Field(0, description="higher goes first; equal ones in the order of submission")
-    after: tuple[str, ...] = Field((), description="jobs (name or id) that must be done first; JOB/prepare: that task")
-    deadline_h: float | None = Field(None, gt=0, description="hours after submission when it counts as failed")
-    retries: int = Field(4, ge=0, description="times that a run or task is tried again (see raymsa/causes.py)")
-    backoff_s: float = Field(30, ge=0, description="seconds before the first retry; doubled each time, 600 at most")
-    runs_at_once: int | None = Field(None, ge=1, description="runs at a time; null: as many as there are devices")
-
-
-class ResourcesSpec(Spec):
-    """What one run needs."""
-
-    gpus: int = Field(1, ge=0, le=1, description="GPUs per run; 0 trains on the CPU")
-    cpus: int = Field(1, ge=1, description="CPU cores per run")
-    custom: dict[str, float] = Field(
-        default_factory=dict, description="amounts of a cluster's own resources, as its nodes declare them"
-    )
-
-
-class EvaluateSpec(Spec):
-    """What is scored after training, with the weights that were best on valid."""
-
-    splits: tuple[Literal["train", "valid", "test"], ...] = Field(
-        ("valid", "test"), min_length=1, description="splits scored"
-    )
-
-    @field_validator("splits")
-    @classmethod
-    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(split for split in SPLITS if split in value)
 
 
 class _JobBase(Spec):
@@ -233,40 +125,6 @@ class Run(NamedTuple):
         return digest(self.spec.model_copy(update={"seeds": (0,), "name": ""}))
 
 
-def load_job(path: Path, overrides: list[str] | None = None) -> Any:
-    """The resolved JobSpec of a file, its base and `a.b=c` overrides. Raises SpecError, one line per problem."""
-    over = _overrides(overrides or [])
-    return check(merge(read_job(path), over), f"{path} with --set" if over else str(path))
-
-
-def read_job(path: Path, where: str = "", above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A job file as a mapping: `base:` and sections that name a file are read in; paths are relative to the file.
-
-    `above` are the files that led here by their `base:`.
-    """
-    raw = read_mapping(path, where)
-    base = raw.pop("base", None)
-    raw = nested(_with_files(raw, path.parent, str(path)))
-    if base is None:
-        return raw
-    if not isinstance(base, str):
-        raise SpecError(f"{path}: base: given {base!r}; give the path of one file")
-    below = (*above, path.resolve())
-    target = path.parent / Path(base.replace("\0", "")).expanduser()
-    if target.resolve() in below:
-        chain = " -> ".join(str(file) for file in (*below, target.resolve()))
-        raise SpecError(f"{path}: base: given '{base}', which leads back to itself ({chain}); leave one out")
-    return merge(read_job(target, f"{path}: base: ", below), raw)
-
-
-def load_dataset(path: Path, overrides: list[str] | None = None) -> Layout:
-    """The checked dataset config of a file such as configs/datasets/mosi.yaml."""
-    over: dict[str, Any] = reduce(merge, map(parse_override, overrides or []), {})
-    where = f"{path} with --set" if over else str(path)
-    raw = merge(_read_section("dataset", path), with_prompts(over, Path(), "--set", ("dataset",)))
-    return validate(_dataset_type(), raw, where)  # type: ignore[no-any-return]
-
-
 def check(raw: dict[str, Any], where: str) -> Any:
     """A checked JobSpec, every variant and search field included."""
     job = validate(JobSpec, nested(raw), where)
@@ -310,41 +168,6 @@ def digest_of_plain(value: Any) -> str:
     """The same of plain data."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _overrides(texts: list[str]) -> dict[str, Any]:
-    """All `--set` as one mapping, so that their order does not matter; paths in them are relative to the person."""
-    parsed = [_with_files(parse_override(text), Path(), "--set") for text in texts]
-    over: dict[str, Any] = reduce(merge, parsed, {})
-    if "base" in over:
-        raise SpecError(f"--set base={over['base']}: a base is named in the file, because it is read first")
-    return over
-
-
-def _with_files(raw: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """Prompts and sections that are the path of a file, read in."""
-    return _with_sections(with_prompts(raw, folder, where), folder, where)
-
-
-def _with_sections(raw: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """Sections that are the path of a file, read in; those of variants too."""
-    named = {section: raw[section] for section in SECTION_FILES if isinstance(raw.get(section), str)}
-    read = {
-        section: _read_section(section, folder / Path(text).expanduser(), f"{where}: {section}: given '{text}': ")
-        for section, text in named.items()
-    }
-    variants = raw.get("variants")
-    if isinstance(variants, dict):
-        read["variants"] = {
-            name: _with_sections(over, folder, f"{where}: variants.{name}") if isinstance(over, dict) else over
-            for name, over in variants.items()
-        }
-    return {**raw, **read}
-
-
-def _read_section(section: str, path: Path, where: str = "") -> dict[str, Any]:
-    """A section's file; a prompt that it names is relative to it."""
-    return with_prompts(read_mapping(path, where), path.parent, f"{where}{path}", (section,))
 
 
 def _forkless(job: Any) -> dict[str, Any]:
@@ -392,8 +215,3 @@ def _problems(raw: dict[str, Any]) -> list[str]:
     except ValidationError as error:
         return lines_for(error, JobSpec)
     return []
-
-
-@cache
-def _dataset_type() -> Any:
-    return union(LAYOUTS)

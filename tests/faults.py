@@ -25,7 +25,7 @@ from raymsa.data.folder import settings_of
 from raymsa.datasets.table import Columns, Table
 from raymsa.driver import Driver
 from raymsa.errors import StoreError
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries
 from raymsa.submit import submit
 from raymsa.target import Labels

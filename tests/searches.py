@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raymsa.jobfile import load_job
 from raymsa.proposals import Proposed
-from raymsa.spec import load_job
 from raymsa.store import Store, queries, records
 from raymsa.submit import submit
 from tests.jobs import job_file

@@ -287,7 +287,8 @@ def test_without_a_checkout_the_plain_recipe_is_missed_in_a_line(tmp_path, monke
 
 
 def asked(tmp_path, **changes) -> Request:
-    from raymsa.spec import load_job, runs
+    from raymsa.jobfile import load_job
+    from raymsa.spec import runs
 
     spec = runs(load_job(job_file(tmp_path), []))[0].spec.model_dump(mode="json")
     return replace(Request(spec, "raymsa", None, ["3w"], "real", 1, 0, 1), **changes)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from tests import cluster_checks as check
 from tests import command_lines
 from tests.jobs import job_file

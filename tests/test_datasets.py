@@ -13,7 +13,7 @@ from raymsa.datasets.cmu import Cmu
 from raymsa.datasets.synthetic import Synthetic
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError, SpecError
-from raymsa.spec import load_dataset
+from raymsa.jobfile import load_dataset
 
 MOSI = Cmu(name="mosi")
 HEADER = ["video_id", "clip_id", "text", "label", "mode"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raymsa import leftovers
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries
 from raymsa.submit import submit
 from tests.faults import (

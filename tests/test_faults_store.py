@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries
 from raymsa.submit import submit
 from tests import postgres

@@ -12,9 +12,9 @@ import pytest
 from raymsa import orders
 from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
+from raymsa.jobfile import load_job
 from raymsa.predict import predict
 from raymsa.report.results import results
-from raymsa.spec import load_job
 from raymsa.store import Store, queries
 from raymsa.submit import submit
 from tests.jobs import job_file, wait_for

@@ -5,7 +5,7 @@ import pytest
 from raymsa.data import manifest as manifests
 from raymsa.errors import DataError
 from raymsa.execute import _check_data
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries, records
 from tests import stores
 from tests.jobs import job_file

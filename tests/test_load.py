@@ -15,8 +15,9 @@ from raymsa.errors import SpecError
 from raymsa.readouts.disc import Discriminative
 from raymsa.spec import InputsSpec, LoraSpec, ModelSpec
 from raymsa.target import Scale
+from raymsa.thinker.backbone import Thinker
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import Thinker, compute_type, load, open_folder
+from raymsa.thinker.load import compute_type, load, open_folder
 from tests.clips import MIXED
 
 CPU = torch.device("cpu")

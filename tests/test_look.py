@@ -28,9 +28,9 @@ from raymsa.data.columns import find
 from raymsa.data.stats import by_reason, label_summary, stats, tokenizer_of
 from raymsa.data.verify import verify
 from raymsa.errors import DataError, NotFound
+from raymsa.jobfile import load_dataset
 from raymsa.plan import shards_of
 from raymsa.report.clip_page import heat, mel, page, png, wav, waveform
-from raymsa.spec import load_dataset
 from raymsa.target import Classification, Labels, Regression
 from tests.clips import clip
 

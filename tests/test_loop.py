@@ -26,8 +26,9 @@ from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import READOUTS, InputsSpec, LoraSpec, ModelSpec, TrainSpec, check
 from raymsa.target import Labels, Scale
+from raymsa.thinker.backbone import layers
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import layers, load
+from raymsa.thinker.load import load
 from raymsa.training import checkpoint, run
 from raymsa.training.loop import Feed, Position, fit, make_optimizer, rate, step
 from raymsa.training.predictions import read_predictions

@@ -16,7 +16,7 @@ from raymsa import notify, queue
 from raymsa.cli import main
 from raymsa.driver import Driver
 from raymsa.errors import UsageError
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries
 from raymsa.supervise import NOTIFY, Options, Supervisor
 from tests.jobs import job_file

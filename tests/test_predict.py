@@ -12,9 +12,10 @@ from raymsa.cli import main
 from raymsa.data.manifest import Manifest
 from raymsa.errors import DataError, SpecError
 from raymsa.home import run_dir, store_url
+from raymsa.jobfile import load_job
 from raymsa.predict import predict
 from raymsa.record import Recorder
-from raymsa.spec import QueueSpec, load_job, runs
+from raymsa.spec import QueueSpec, runs
 from raymsa.store import Store, queries, records
 from raymsa.target import Labels
 from raymsa.training import checkpoint

@@ -12,9 +12,10 @@ from raymsa.clip import CONTEXT_MOST, RawClip
 from raymsa.datasets.base import with_previous
 from raymsa.errors import SpecError, UsageError
 from raymsa.inputs import InputsSpec
+from raymsa.jobfile import load_dataset, load_job
 from raymsa.predict import predict
 from raymsa.prompts import prompt_of
-from raymsa.spec import check, digest, load_dataset, load_job, runs
+from raymsa.spec import check, digest, runs
 from raymsa.store import Store, records
 from raymsa.target import PROMPTS
 from raymsa.thinker.prompt import Prompt, sentence_case

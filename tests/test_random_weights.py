@@ -11,9 +11,10 @@ from raymsa.errors import SpecError
 from raymsa.readouts.gen import Generative
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.target import Scale
+from raymsa.thinker.backbone import Folder
 from raymsa.thinker.geometry import known_folder
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import Folder, absent_parts, load, with_adapters
+from raymsa.thinker.load import absent_parts, load, with_adapters
 from raymsa.thinker.random_weights import random_thinker
 from raymsa.training.student import Student
 from tests.clips import MIXED

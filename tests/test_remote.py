@@ -9,7 +9,7 @@ import pytest
 from raymsa import remote
 from raymsa.cli import main
 from raymsa.errors import Lost, NoSession, UsageError
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.training import worker
 from tests.jobs import job_file, raymsa
 

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymsa.clip import SHARD_SCHEMA, to_row
-from raymsa.data import shards
+from raymsa.data import shards, shared
 from raymsa.data.collate import windows
+from raymsa.data.execution import packed
 from raymsa.data.groups import RowGroup, after, clips_of, largest_clip, largest_group, read, row_groups, shuffled, table
-from raymsa.data.shards import IN_FLIGHT, free, packed, places, share, stream, take
+from raymsa.data.shards import IN_FLIGHT, stream
+from raymsa.data.shared import free, places, share, take
 from raymsa.errors import DataError
 from tests.clips import MIXED, clip
 
@@ -53,7 +55,7 @@ def mark(tmp_path):
 def one_group_a_block(monkeypatch):
     """So that few small clips are as many blocks as many large ones."""
     monkeypatch.setattr(shards, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(shards, "SHARED_BYTES", 1)
+    monkeypatch.setattr(shared, "SHARED_BYTES", 1)
 
 
 def as_rows(clips):

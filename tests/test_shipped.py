@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from raymsa.cli import main
 from raymsa.cli.base import COMMANDS
-from raymsa.spec import ModelSpec, check, load_dataset, load_job, read_job, runs, validate
+from raymsa.jobfile import load_dataset, load_job, read_job
+from raymsa.spec import ModelSpec, check, runs, validate
 from raymsa.yamlfile import read_mapping
 
 ROOT = Path(__file__).parent.parent

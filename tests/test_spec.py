@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raymsa.errors import SpecError
-from raymsa.spec import JobSpec, check, digest, load_dataset, load_job, merge, parse_override, runs, trial
+from raymsa.jobfile import load_dataset, load_job
+from raymsa.merge import merge, parse_override
+from raymsa.spec import JobSpec, check, digest, runs, trial
 
 # A busy machine makes any example slow; that is no finding.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

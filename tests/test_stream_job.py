@@ -5,7 +5,7 @@ import pytest
 from raymsa.data import shards
 from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, queries
 from raymsa.submit import submit
 from tests.jobs import job_file

@@ -45,7 +45,7 @@ def bench_command(file: Path, overrides: tuple[str, ...], as_json: bool, **optio
     The clips are those that `raymsa prepare` made for the job, or made up. Nothing else is written.
     """
     from raymsa.bench.run import bench
-    from raymsa.spec import load_job
+    from raymsa.jobfile import load_job
 
     requests = _requests(load_job(file, list(overrides)), file, **options)
     rounds = options["rounds"] or (ROUNDS if options["against"] else 1)

@@ -24,9 +24,9 @@ def prepare_command(
     file: Path, raw: str | None, out: str | None, overrides: tuple[str, ...], check_only: bool, as_json: bool
 ) -> None:
     """Decode a dataset's clips into shards; goes on where it was interrupted, does nothing when all is there."""
+    from raymsa.jobfile import load_dataset
     from raymsa.place import absolute, place
     from raymsa.plan import raw_of, shards_of
-    from raymsa.spec import load_dataset
 
     dataset = load_dataset(file, list(overrides))
     if raw is not None:

@@ -33,7 +33,8 @@ def estimate_command(file: Path, gib: float | None, overrides: tuple[str, ...], 
         raise UsageError(f"--gpu-memory: given {gib:g}; give the card's memory in GiB, e.g. 12")
     from raymsa.advice import changes
     from raymsa.estimate import CONTEXT_BYTES, Estimator
-    from raymsa.spec import load_job, runs
+    from raymsa.jobfile import load_job
+    from raymsa.spec import runs
 
     job = load_job(file, list(overrides))
     specs = {run.variant: run.spec for run in runs(job) if run.seed == job.seeds[0]}

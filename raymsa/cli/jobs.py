@@ -87,7 +87,7 @@ def submit_command(
 
     With --cluster, the job is queued on the head, and its `raymsa work` runs it; paths in it are the head's.
     """
-    from raymsa.spec import load_job
+    from raymsa.jobfile import load_job
 
     _check_notify(notify, detach)
     wishes = {"priority": priority, "after": list(after) or None, "deadline_h": deadline}

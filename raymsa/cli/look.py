@@ -144,8 +144,8 @@ def export_command(file: Path, out: Path, raw: str | None, overrides: tuple[str,
     """
     from raymsa.data.check import usable
     from raymsa.datasets.swift import export
+    from raymsa.jobfile import load_dataset
     from raymsa.plan import raw_of
-    from raymsa.spec import load_dataset
 
     folder = raw_of(dataset := _at(load_dataset(file, list(overrides)), raw))
     rows, clips = usable(dataset, folder)
@@ -199,7 +199,7 @@ def shards_folder(given: str, raw: str | None = None, overrides: tuple[str, ...]
 
 def _dataset(path: Path, overrides: list[str]) -> Layout:
     """The dataset of a dataset file, or of a job file."""
-    from raymsa.spec import load_dataset, load_job
+    from raymsa.jobfile import load_dataset, load_job
     from raymsa.yamlfile import read_mapping
 
     if {"model", "base"} & read_mapping(path).keys():

@@ -9,7 +9,8 @@ from typing import Any
 
 from raymsa.errors import SpecError
 from raymsa.spec import LoraSpec, ModelSpec
-from raymsa.thinker.load import PARTS, TOWERS, Folder, adapt, open_folder, thinker_class
+from raymsa.thinker.backbone import PARTS, Folder
+from raymsa.thinker.load import TOWERS, adapt, open_folder, thinker_class
 from raymsa.thinker.tiny import MEDIA_TOKENS
 
 

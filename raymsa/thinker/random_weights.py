@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from raymsa.spec import ModelSpec
-from raymsa.thinker.load import Folder, compute_type, keep_unpacked, nf4, thinker_class
+from raymsa.thinker.backbone import Folder
+from raymsa.thinker.load import compute_type, keep_unpacked, nf4, thinker_class
 
 SD = 0.02  # of every weight with two axes or more: transformers' own default
 LARGEST_OF_A_BLOCK = 2.4  # standard deviations: of 64 normal numbers, the largest in size

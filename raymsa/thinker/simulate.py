@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.adapters import lean
+from raymsa.thinker.backbone import PARTS, Folder, Thinker
 from raymsa.thinker.live import Counting, Live, size_of
-from raymsa.thinker.load import PARTS, Folder, Thinker, absent_parts, adapt, compute_type, nf4, thinker_class
+from raymsa.thinker.load import absent_parts, adapt, compute_type, nf4, thinker_class
 from raymsa.thinker.packed import NAME, packed_attention
 
 KEPT = 3  # layers of each part: the first and the last one are special, the middle one stands for all others

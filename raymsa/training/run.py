@@ -28,8 +28,9 @@ from raymsa.home import log_to
 from raymsa.place import write_at_once
 from raymsa.prompts import prompt_of
 from raymsa.target import Target
+from raymsa.thinker.backbone import Thinker
 from raymsa.thinker.inputs import Encoder
-from raymsa.thinker.load import Thinker, load
+from raymsa.thinker.load import load
 from raymsa.training import checkpoint
 from raymsa.training.evaluate import Prediction, error_of, score
 from raymsa.training.loop import Feed, Position, Progress, fit, memory_bytes

@@ -13,7 +13,8 @@ from raymsa.evaluation.metrics import CRITERIA, Criterion
 from raymsa.readouts.base import Readout
 from raymsa.spec import ModelSpec, TrainSpec
 from raymsa.target import Reading, Target
-from raymsa.thinker.load import Thinker, autocast
+from raymsa.thinker.backbone import Thinker
+from raymsa.thinker.load import autocast
 
 
 @dataclass

@@ -32,9 +32,10 @@ from raymsa.errors import Cancelled, DataError, Stopped
 from raymsa.home import towers_dir
 from raymsa.place import states, write_at_once
 from raymsa.spec import digest_of_plain
+from raymsa.thinker.backbone import Thinker
 from raymsa.thinker.inputs import Encoded, Encoder
 from raymsa.thinker.kept import identity
-from raymsa.thinker.load import Thinker, autocast, compute_type, load, open_folder
+from raymsa.thinker.load import autocast, compute_type, load, open_folder
 from raymsa.words import duration
 
 FORMAT = 1  # goes up when mel features, patches or these files change

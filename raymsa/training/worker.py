@@ -135,15 +135,15 @@ def _told(work: dict[str, Any], error: Exception) -> dict[str, Any]:
 
 
 def _execute(work: dict[str, Any], device: Any, report: Any) -> None:
-    from raymsa.data import manifest, shards
+    from raymsa.data import manifest, shards, shared
     from raymsa.place import place
     from raymsa.spec import JobSpec
     from raymsa.training.run import Work, execute
 
     folder = place(work["shards"])
-    known = shards.places(work["shared"]) if work["shared"] else None
+    known = shared.places(work["shared"]) if work["shared"] else None
     mark = Path(work["folder"]) / "wanted"
-    stream = partial(shards.stream, mark=mark) if known is None else partial(shards.take, known=known)
+    stream = partial(shards.stream, mark=mark) if known is None else partial(shared.take, known=known)
     spec, mine = JobSpec.model_validate(work["spec"]), Path(work["folder"])
     made = Work(spec, folder, manifest.read(folder), mine, _Asked(Path(work["stop"]), mine / "worker"))
     execute(made, device, stream, report)

@@ -97,8 +97,9 @@ def bare() -> None:
     import torch
 
     from raymsa.data import groups, manifest
+    from raymsa.jobfile import load_job
     from raymsa.plan import shards_of
-    from raymsa.spec import load_job, runs
+    from raymsa.spec import runs
     from raymsa.training.run import Work, execute
 
     spec = runs(load_job(Path(sys.argv[1])))[0].spec

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymsa import queue
-from raymsa.spec import digest_of_plain, load_job
+from raymsa.jobfile import load_job
+from raymsa.spec import digest_of_plain
 from raymsa.store import Store, queries, tables
 from tests import postgres
 

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from raymsa.clip import SHARD_SCHEMA, Clip, from_row, to_row
 from raymsa.data.groups import Plan, RowGroup, clips_of, count, row_groups, shuffled, table
-from raymsa.data.shards import free, places, share, stream, take
+from raymsa.data.shards import stream
+from raymsa.data.shared import free, places, share, take
 
 GROUP_ROWS, FILE_GROUPS = 15, 4  # as prepare makes them of clips of this size
 TEN_TIMES = 10

@@ -1,0 +1,160 @@
+"""The loaded Thinker as readouts see it: word vectors, hidden states, logits, and its two towers.
+
+Axes: B clips, T tokens, D width, N positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raymsa.clip import Batch
+from raymsa.readouts.base import Embedded
+from raymsa.thinker.packed import NAME, Row, offer
+from raymsa.thinker.sizes import of_picture, of_sound
+
+PARTS = ("language_model", "audio_tower", "visual")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What of a model is not weights: tokenizer, sound features, config."""
+
+    path: str
+    tokenizer: Any
+    extractor: Any
+    config: Any
+
+
+class Thinker:
+    """A loaded Thinker behind the `Backbone` interface of the readouts."""
+
+    def __init__(self, model: Any, folder: Folder, trained: tuple[str, ...], device: torch.device) -> None:
+        self.model = model  # a PeftModel, or the bare model when nothing is adapted
+        self.folder = folder
+        self.tokenizer = folder.tokenizer
+        self.width: int = folder.config.text_config.hidden_size
+        self.device = device
+        self.packing = False
+        self._trained = trained  # the parts with adapters: only they need a backward pass
+        self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._core = self._base.model
+        self._known: tuple[Tensor, Row] | None = None  # the latest batch's mask, and the row made of it
+
+    def embed(self, batch: Batch) -> Embedded:
+        """Word vectors, with the towers' outputs in the places of their placeholders."""
+        hidden_BTD = self.embed_tokens(batch.token_BT)
+        config = self.folder.config
+        for placeholder, vectors_ND in (
+            (config.audio_token_id, self._heard(batch)),
+            (config.video_token_id, self._seen(batch)),
+        ):
+            if vectors_ND is not None:
+                hidden_BTD = self._fill(hidden_BTD, batch, placeholder, vectors_ND)
+        self._known = batch.mask_BT, Row(batch.lengths, batch.real_N)
+        return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
+
+    def embed_tokens(self, token_BT: Tensor) -> Tensor:
+        """Word vectors [B, T, D]."""
+        vectors: Tensor = self._core.language_model.embed_tokens(token_BT)
+        return vectors
+
+    def hidden(self, embedded: Embedded, cache: Any = None) -> Tensor:
+        """Final-layer hidden states [B, T, D]; lm_head is not touched."""
+        if self.packing and cache is None:
+            return self._in_one_row(embedded)
+        out = self._core.language_model(
+            inputs_embeds=embedded.hidden_BTD,
+            attention_mask=embedded.mask_BT,
+            position_ids=embedded.position_3BT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden_BTD: Tensor = out.last_hidden_state
+        return hidden_BTD
+
+    def pack(self) -> None:
+        """From now on passes without a cache put all clips in one row; see `raymsa.thinker.packed`."""
+        self.packing = True
+        if self._core.language_model.config._attn_implementation == "sdpa":
+            offer()
+            self._core.language_model.set_attn_implementation(NAME)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """lm_head [N, V]."""
+        logits_NV: Tensor = self._base.lm_head(hidden_ND)
+        return logits_NV
+
+    def new_cache(self) -> Any:
+        """An empty key-value cache."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.folder.config.text_config)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The adapters' trainable parameters."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def train_mode(self, on: bool, checkpointing: bool | int | str) -> None:
+        """Switch dropout and recomputation of activations (non-reentrant) on or off; see `train.checkpointing`."""
+        self.model.train(on)
+        if not (on and checkpointing):
+            self._base.activation_checkpointing_disable()
+            return
+        self._base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for part in (part for part in PARTS if getattr(self._core, part, None) is not None):
+            for index, layer in enumerate(layers(getattr(self._core, part))):
+                layer.gradient_checkpointing = _recomputed(part, index, checkpointing)
+
+    def _in_one_row(self, embedded: Embedded) -> Tensor:
+        known = self._known
+        # a readout may have lengthened the sequence: then the mask is another one
+        row = known[1] if known and known[0] is embedded.mask_BT else Row.of(embedded.mask_BT)
+        language = self._core.language_model
+        inputs = row.inputs(embedded, language.config._attn_implementation)
+        return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
+
+    def hear(self, mel_ML: Tensor, mel_length_A: Tensor) -> Tensor:
+        """The audio tower's vectors of all sounds, one after another [N, D]; the lengths are on the host."""
+        sizes = of_sound(self._core.audio_tower, mel_ML, mel_length_A)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "audio_tower" in self._trained):
+            out = self._core.audio_tower(mel_ML, feature_lens=mel_length_A, **sizes)
+        heard_ND: Tensor = out.last_hidden_state
+        return heard_ND
+
+    def see(self, patch_PX: Tensor, grid_V3: Tensor) -> Tensor:
+        """The vision tower's vectors of all pictures, one after another [N, D]; the grid is on the host."""
+        sizes = of_picture(self._core.visual, patch_PX, grid_V3)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "visual" in self._trained):
+            out = self._core.visual(patch_PX, grid_thw=grid_V3, **sizes)
+        seen_ND: Tensor = out.pooler_output
+        return seen_ND
+
+    def _heard(self, batch: Batch) -> Tensor | None:
+        if batch.mel_ML is None or batch.mel_length_A is None:
+            return batch.heard_ND
+        return self.hear(batch.mel_ML, batch.mel_length_A)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        if batch.patch_PX is None or batch.grid_V3 is None:
+            return batch.seen_ND
+        return self.see(batch.patch_PX, batch.grid_V3)
+
+    @staticmethod
+    def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
+        place_BT1 = (batch.token_BT == placeholder).unsqueeze(-1)
+        return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
+
+
+def layers(part: Any) -> Any:
+    """The repeated layers of the language model or of a tower."""
+    return part.blocks if hasattr(part, "blocks") else part.layers
+
+
+def _recomputed(part: str, index: int, checkpointing: bool | int | str) -> bool:
+    if isinstance(checkpointing, str):  # towers
+        return part != "language_model"
+    return index % int(checkpointing) == 0
