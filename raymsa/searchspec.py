@@ -44,7 +44,9 @@ class SearchSpec(Spec):
     )
     trials: int | None = Field(None, ge=1, description="settings to try; null, for a grid alone: all its points")
     scheduler: Literal["none", "asha", "median"] = Field(
-        "none", description="what ends a trial early: asha keeps a third at epochs 1, 3, 9, ...; median the better half"
+        "none",
+        description="what ends a trial early: asha keeps a third at epochs 1, 3, 9, ...; median the better half, "
+        "once 5 trials are done",
     )
     min_epochs: int = Field(1, ge=1, description="epochs that every trial is given before it may be ended early")
     metric: str | None = Field(

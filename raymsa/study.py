@@ -17,6 +17,7 @@ from raymsa.trials import Trial
 
 TRIES = 20  # for settings that were not tried yet; training twice with one seed gives the same number twice
 CMA_WANTS = 10  # earlier runs: it begins from the best tenth of them
+MEDIAN_WANTS = 5  # trials that are done before the median of them ends others
 KEPT = 3  # asha lets one in so many go on
 
 
@@ -177,7 +178,7 @@ def _pruner(scheduler: str, min_epochs: int) -> Any:
     if scheduler == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=KEPT)
     if scheduler == "median":
-        return optuna.pruners.MedianPruner(n_warmup_steps=min_epochs)
+        return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_WANTS, n_warmup_steps=min_epochs)
     return optuna.pruners.NopPruner()
 
 

@@ -193,6 +193,7 @@ def test_the_study_is_exported_with_every_trial_and_opens_with_optuna(store, tmp
     assert early and all(trial.intermediate_values for trial in study.trials)
     assert study.best_trial.user_attrs["run"] == found(store, job).best[0].run_id
     assert "is there already" in command(store, job, "--export", str(file), code=2)
+    assert "without ?" in command(store, job, "--export", str(tmp_path / "a?b.db"), code=2)
 
 
 def test_plots_are_four_pages_that_need_no_network(store, tmp_path):

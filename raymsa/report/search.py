@@ -123,6 +123,8 @@ def export(store: Store, job_id: str, path: Path) -> str:
         raise UsageError(f"{path} is there already; name a new file")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
+    if "?" in str(path.absolute()):
+        raise UsageError(f"{path}: name a file without ?, which ends a file's name in the address that Optuna takes")
     job, aim, space, found = _found(store, job_id)
     study = _in_memory(aim, space, found)
     name = f"{job.name}-{job.id}"
