@@ -13,6 +13,7 @@ from raymsa.ranges import check_range, count, size
 from raymsa.target import task_of
 
 SEEDS = (1111, 2222, 3333, 4444)  # of a job that names none; the first one is the trials'
+MOST_POINTS = 10_000  # of a grid, whose points are all listed: more are never run
 NOT_SEARCHED = {  # sections that a search leaves alone, and why
     "resources": "it is what a run may use; it changes no result",
     "evaluate": "what is scored is the same for all trials",
@@ -143,5 +144,7 @@ def _space_problems(search: SearchSpec) -> Iterator[str]:
     most = size(space)
     if most is not None and search.trials is not None and search.trials > most:
         yield f"search.trials: given {search.trials}, but the space has only {most} settings; give at most {most}"
+    if search.algorithm == "grid" and most is not None and most > MOST_POINTS:
+        yield f"search.space: a grid of {most:,} points; give at most {MOST_POINTS:,}, or another algorithm"
     if search.algorithm == "cma-es" and all("choice" in choice for choice in space.values()):
         yield "search.algorithm: given cma-es, which needs a field with a range of numbers; tpe takes choices alone"

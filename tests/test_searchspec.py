@@ -26,6 +26,11 @@ def job_of(search: dict[str, Any], **sections: Any) -> Any:
         ({"trials": 3}, {"space": CHOICES}, "search.trials: given 3, but the space has only 2 settings"),
         ({"algorithm": "grid"}, {}, "search.space.train.lora_lr: given loguniform; a grid has points"),
         (
+            {"algorithm": "grid"},
+            {"space": {"train.batch_clips": {"int": [1, 10**9]}}},
+            "search.space: a grid of 1,000,000,000 points; give at most",
+        ),
+        (
             {"trials": 2, "algorithm": "cma-es"},
             {"space": CHOICES},
             "search.algorithm: given cma-es, which needs a field",
