@@ -349,6 +349,17 @@ def test_the_text_only_group_on_the_same_clips_is_shown_unasked(store: Store) ->
     assert "of 2 such groups the best on valid" in shown
 
 
+def test_each_set_of_clips_has_a_text_only_baseline_of_its_own(store: Store) -> None:
+    asked = [submit(store, "one"), submit(store, "two")]
+    other = submit(store, "words")
+    for job, data, key in zip(asked, ("data1", "data2"), "ab", strict=True):
+        run(store, job, key=key * 16, data=data)
+        run(store, other, key=key.upper() * 16, data=data, valid=0.3 if key == "a" else 0.4, **TEXT)
+    (table,) = group_tables(store, asked)
+    found = {group.data_digest: (group.key[0], group.rivals) for group in table.groups if group.text_only}
+    assert found == {"data1": ("A", 1), "data2": ("B", 1)}
+
+
 def test_a_text_only_group_that_was_asked_for_needs_no_other(store: Store) -> None:
     mine = submit(store, "mine")
     run(store, mine, **TEXT)
