@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, measure
 from raymsa.report.cells import FIRST
+from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
 
@@ -39,3 +40,15 @@ def completed(
         if clips:
             found[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
     return found
+
+
+def spreads(names: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Mean and sd of each metric over runs, of those that have it."""
+    found = {name: spread(value[name] for value in values if name in value) for name in names}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def constant_of(finals: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:
+    """The floor as the first run recorded it: it depends on the labels alone, not on the run."""
+    recorded = next((values for values in finals if any(name.startswith(CONSTANT) for name in values)), {})
+    return {name: recorded[CONSTANT + name] for name in names if CONSTANT + name in recorded}

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from raymsa.evaluation.metrics import CRITERIA, Criterion
-from raymsa.report.finals import CONSTANT, HEALTH, completed, in_order, rule_of
+from raymsa.report.finals import CONSTANT, HEALTH, completed, constant_of, in_order, rule_of, spreads
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import BEFORE_TASKS, Classification, task_of
@@ -220,8 +220,8 @@ class _Facts:
         names = in_order(newest.kind.profile)
         tests = [self._test[run.row.id] for run in counted]
         valids = [self._valid[run.row.id] for run in counted]
-        constant = {"valid": _constant(valids, names), "test": _constant(tests, names)}
-        test = _spreads(names, tests)
+        constant = {"valid": constant_of(valids, names), "test": constant_of(tests, names)}
+        test = spreads(names, tests)
         rates = [self._rates[run.row.id] for run in counted if run.row.id in self._rates]
         return Group(
             key=newest.row.group_key,
@@ -232,7 +232,7 @@ class _Facts:
             repeated=tuple(seed for seed, times in Counter(run.row.seed for run in runs).items() if times > 1),
             valid=spread(valid[rule.metric] for valid in valids if rule.metric in valid),
             test=test,
-            health=_spreads(HEALTH, tests),
+            health=spreads(HEALTH, tests),
             clips_per_s=spread(rates),
             device_s=spread(run.row.device_s for run in counted),
             peak_memory_bytes=max((run.row.peak_memory_bytes or 0 for run in counted), default=0) or None,
@@ -263,17 +263,6 @@ def _no_better(test: Mapping[str, Spread], constant: Mapping[str, float], rule: 
         return False
     mean = test[rule.metric].mean
     return math.isnan(mean) or rule.turned(mean) >= rule.turned(constant[rule.metric]) - SAME
-
-
-def _spreads(names: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    found = {name: spread(value[name] for value in values if name in value) for name in names}
-    return {name: one for name, one in found.items() if one is not None}
-
-
-def _constant(finals: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:
-    """As the first run recorded it: it depends on the labels alone, not on the run."""
-    recorded = next((values for values in finals if any(name.startswith(CONSTANT) for name in values)), {})
-    return {name: recorded[CONSTANT + name] for name in names if CONSTANT + name in recorded}
 
 
 def _baselines(asked: Sequence[Group], words: Sequence[Group], rule: Criterion) -> list[Group]:

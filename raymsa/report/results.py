@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raymsa.evaluation.metrics import Criterion, confusion
-from raymsa.report.finals import CONSTANT, HEALTH, completed, in_order, rule_of
+from raymsa.report.finals import HEALTH, completed, constant_of, in_order, rule_of, spreads
 from raymsa.report.search import Search, search
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
@@ -168,29 +168,18 @@ def _row(
         variant=label,
         finished=len(runs),
         planned=planned,
-        test=_spreads(names, test),
+        test=spreads(names, test),
         valid=spread(run.finals["valid"][rule.metric] for run in runs if rule.metric in run.finals.get("valid", {})),
-        health=_spreads(HEALTH, test),
+        health=spreads(HEALTH, test),
         device_s=statistics.fmean(run.row.device_s for run in runs) if runs else None,
         data_wait=statistics.fmean(waits) if waits else None,
         peak_memory_bytes=max(peaks, default=None),
         trainable_parameters=max((run.row.trainable_parameters or 0 for run in runs), default=0) or None,
-        constant=_constant(test, names),
+        constant=constant_of(test, names),
         best=_best(runs, names, rule),
         confusion=counts,
         constrained=any(run.row.spec.get("readout", {}).get("constrained", False) for run in runs),
     )
-
-
-def _spreads(names: Iterable[str], values: list[dict[str, float]]) -> dict[str, Spread]:
-    spreads = {name: spread(v[name] for v in values if name in v) for name in names}
-    return {name: found for name, found in spreads.items() if found is not None}
-
-
-def _constant(test: list[dict[str, float]], names: tuple[str, ...]) -> dict[str, float]:
-    """The floor as the first finished run recorded it: it depends on the labels alone, not on the run."""
-    recorded: dict[str, float] = next((v for v in test if any(name.startswith(CONSTANT) for name in v)), {})
-    return {name: recorded[CONSTANT + name] for name in names if CONSTANT + name in recorded}
 
 
 def _best(runs: list[_Run], names: tuple[str, ...], rule: Criterion) -> Best | None:
