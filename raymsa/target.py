@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
@@ -317,5 +318,11 @@ def task_of(spec: Mapping[str, Any]) -> Regression | Classification:
     """The task of a run or job as the store keeps its spec; before there was a task, its fields were the dataset's."""
     dataset = spec["dataset"]
     old = {"kind": "regression", **{name: dataset[name] for name in BEFORE_TASKS if name in dataset}}
-    task: Regression | Classification = TypeAdapter(Task).validate_python(dataset.get("task") or old)
+    task: Regression | Classification = _adapter().validate_python(dataset.get("task") or old)
     return task
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    """Made once: a table of thousands of runs asks for the task of each."""
+    return TypeAdapter(Task)

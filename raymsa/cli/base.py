@@ -35,7 +35,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "status": "show",
     "top": "watch",
     "logs": "show",
-    "results": "show",
+    "results": "results",
     "search": "search",
     "wait": "orders",
     "cancel": "orders",
@@ -120,6 +120,7 @@ NOT_WITH_CLUSTER = {  # a command's parameter -> the option, and why not
     "notify": ("--notify", "give it to the `raymsa work` there, which sees the job end"),
     "plot": ("--plot", "the files would lie on the head"),
     "export": ("--export", "the file would lie on the head"),
+    "literature": ("--literature", "the file would be looked for on the head"),
 }
 CLUSTER = click.option(
     "--cluster",

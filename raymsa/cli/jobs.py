@@ -263,7 +263,7 @@ def _follow(store: Store, options: Options, notify: str | None, as_json: bool) -
 
 
 def _show_end(store: Store, job_id: str, state: str, as_json: bool) -> None:
-    from raymsa.cli.show import show_results
+    from raymsa.cli.results import show_results
 
     if queries.runs(store, job_id):
         show_results(store, job_id, as_json)

@@ -1,4 +1,4 @@
-"""Commands that read the store: list, status, logs, results. Quick ones: heavy imports are where they are used."""
+"""Commands that read the store: list, status, logs. Quick ones: heavy imports are where they are used."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from raymsa.cli.base import (
     store_option,
 )
 from raymsa.cli.columns import columns, sentence, width
-from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError
+from raymsa.errors import NotFound
 from raymsa.home import job_log, run_dir
-from raymsa.store.states import ENDED, LIVE
+from raymsa.store.states import ENDED
 from raymsa.words import duration, moment
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from raymsa.report.status import Failure, Status
-    from raymsa.store import Store
     from raymsa.store.overview import JobLine
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
@@ -106,42 +105,6 @@ def logs_command(job_or_run: str, follow: bool, url: str | None, as_json: bool) 
         print_json({"job": job_id, "lines": path.read_text(errors="replace").splitlines() if path.exists() else []})
         return
     _print_log(path, (lambda: answered(lambda: queries.state(store, job_id)) in ENDED) if follow else None)
-
-
-@main.command("results", short_help="A job's table.")
-@click.argument("job")
-@store_option
-@cluster_option()
-@json_option
-def results_command(job: str, url: str | None, as_json: bool) -> None:
-    """A job's table: mean ± sd over seeds on test, cost, and the best run by valid."""
-    from raymsa.store import queries
-
-    store = open_store(url)
-    found = queries.job(store, job)
-    state = queries.state(store, found.id)
-    if state in LIVE and not any(r.state == "done" for r in queries.runs(store, found.id)):
-        raise NotFinished(f"job {found.id} is {state} and has no finished run yet; raymsa status {found.id}")
-    show_results(store, found.id, as_json)
-    if state == "failed":
-        raise RaymsaError(f"job {found.id} failed; raymsa status {found.id} says why")
-    if state == "cancelled":
-        raise Cancelled(f"job {found.id} was cancelled")
-    if state != "done":
-        raise NotFinished(f"job {found.id} is still {state}; the table holds what is finished")
-
-
-def show_results(store: Store, job_id: str, as_json: bool) -> None:
-    """Print a job's results."""
-    from raymsa.report.results import as_json as plain
-    from raymsa.report.results import results
-    from raymsa.report.tables import render
-
-    found = results(store, job_id)
-    if as_json:
-        print_json(plain(found))
-    else:
-        render(found, console(markup=True))
 
 
 def console(markup: bool = False) -> Console:

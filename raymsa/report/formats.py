@@ -56,11 +56,11 @@ Cell = Plain | Noted
 @dataclass(frozen=True)
 class Column:
     """`heading` is for people and has the unit; `name` is for programs. Shown is the number times `scale`, rounded to
-    `decimals`."""
+    `decimals`, or as it is where that is None (seeds, counts)."""
 
     name: str
     heading: str
-    decimals: int = 0
+    decimals: int | None = 0
     scale: float = 1.0
 
 
@@ -175,7 +175,7 @@ def write(sheets: Sequence[Sheet], how: str) -> str:
 
 
 def _rounded(value: float, column: Column) -> str:
-    return f"{value * column.scale:,.{column.decimals}f}"
+    return str(value) if column.decimals is None else f"{value * column.scale:,.{column.decimals}f}"
 
 
 def _plain(cell: Cell) -> Plain:

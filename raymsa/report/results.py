@@ -104,8 +104,8 @@ def results(store: Store, job_id: str) -> Results:
     profile = task.profile
     runs = queries.runs(store, job.id)
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
-    names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
-    rule = _rule(job.spec, profile)
+    names = in_order(profile)
+    rule = rule_of(job.spec, profile)
     groups = _groups(job.spec, runs, done, rule)
     counted = 1 if job.spec.get("search") else len(groups)
     left = [run for run in runs if run.state not in ("done", "pruned")]
@@ -125,7 +125,7 @@ def results(store: Store, job_id: str) -> Results:
     )
 
 
-def _rule(spec: Mapping[str, Any], profile: str) -> Criterion:
+def rule_of(spec: Mapping[str, Any], profile: str) -> Criterion:
     """What decides on valid: the task's criterion, or what a search was told to look for."""
     if not spec.get("search"):
         return CRITERIA[profile]
@@ -133,16 +133,27 @@ def _rule(spec: Mapping[str, Any], profile: str) -> Criterion:
     return Criterion(aim.metric, aim.metric, aim.high_is_good)
 
 
-def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
+def in_order(profile: str) -> tuple[str, ...]:
+    """A profile's metrics as columns stand: what papers are compared by is first."""
+    return tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
+
+
+def completed(
+    store: Store, run_id: str, finals: Mapping[str, dict[str, float]], profile: str
+) -> dict[str, dict[str, float]]:
     """Recorded finals; a metric that is younger than the run is computed from its predictions."""
-    finals = queries.finals(store, run.id)
+    found = dict(finals)
     for split, values in finals.items():
-        if not PROFILES[profile].keys() - values.keys():
+        if PROFILES[profile].keys() <= values.keys():
             continue
-        clips = queries.predictions(store, run.id, split)
+        clips = queries.predictions(store, run_id, split)
         if clips:
-            finals[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
-    return finals
+            found[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
+    return found
+
+
+def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
+    return completed(store, run.id, queries.finals(store, run.id), profile)
 
 
 def _groups(

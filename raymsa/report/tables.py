@@ -16,8 +16,15 @@ from raymsa.words import for_json
 
 
 def render(found: Results, console: Console) -> None:
-    """Print the tables: scores on test, confusions, cost, the run chosen on valid, and what is missing."""
-    for table in [*_scores(found, console.width), *_confusions(found), _costs(found), *_chosen(found, console.width)]:
+    """Print the tables: scores on test, and all the rest."""
+    for table in _scores(found, console.width):
+        console.print(table)
+    render_rest(found, console)
+
+
+def render_rest(found: Results, console: Console) -> None:
+    """Print what is not scores: confusions, cost, the run chosen on valid, a search, and what is missing."""
+    for table in [*_confusions(found), _costs(found), *_chosen(found, console.width)]:
         console.print(table)
     if found.search is not None:
         render_trials(found.search, console)
@@ -76,11 +83,12 @@ def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
 
 def _costs(found: Results) -> Table:
     health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
-    headings = ["variant", "valid\n" + heading(found.decides), *map(heading, health)]
+    headings = ["variant", "runs", "valid\n" + heading(found.decides), *map(heading, health)]
     table = new_table("cost", [*headings, "device\nmin/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
             _label(row),
+            f"{row.finished}/{row.planned}",
             spread_text(found.decides, row.valid),
             *(spread_text(name, row.health.get(name)) for name in health),
             "-" if row.device_s is None else f"{row.device_s / 60:.1f}",

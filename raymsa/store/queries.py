@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import Column, Select, Table, and_, func, or_, select, true
 
 from raymsa.errors import NotFound, UsageError
 from raymsa.store import tables
@@ -14,6 +14,7 @@ from raymsa.store.engine import Store
 from raymsa.store.states import ENDED, LIVE, state_of
 
 CANDIDATES = 8  # named when a prefix fits several
+AT_ONCE = 5_000  # runs asked about in one statement
 LAST = "\U0010ffff"  # no character comes after it
 
 
@@ -146,15 +147,17 @@ class Event:
 Row = TypeVar("Row", Job, Task, RunRow, Step, Prediction, Artifact, Event)
 
 
-def jobs(store: Store) -> list[Job]:
-    """Every job, oldest first."""
-    return _rows(store, Job, select(tables.jobs).order_by(tables.jobs.c.created_at, tables.jobs.c.id))
+def jobs(store: Store, ids: Sequence[str] | None = None) -> list[Job]:
+    """Every job, or those with these ids, oldest first."""
+    table = tables.jobs
+    found = select(table) if ids is None else select(table).where(table.c.id.in_(ids))
+    return _rows(store, Job, found.order_by(table.c.created_at, table.c.id))
 
 
 def job(store: Store, prefix: str) -> Job:
     """The job with this id, the start of an id, or name. Raises NotFound, or UsageError when several fit."""
     table = tables.jobs
-    fits = _starting(store, table, prefix).union(select(table.c.id).where(table.c.name == prefix))
+    fits = _starting(store, table.c.id, prefix).union(select(table.c.id).where(table.c.name == prefix))
     found = select(table.c.id, table.c.name).where(table.c.id.in_(fits)).order_by(table.c.created_at, table.c.id)
     with store.read() as connection:  # ids first: specs are long, and a name may fit thousands
         shown = [(row.id, f"{row.id} ({row.name})") for row in connection.execute(found)]
@@ -220,7 +223,7 @@ def runs(store: Store, job_id: str | None = None) -> list[RunRow]:
 def run(store: Store, prefix: str) -> RunRow:
     """The run with this id or the start of an id. Raises NotFound, or UsageError when several fit."""
     with store.read() as connection:
-        found = sorted(connection.execute(_starting(store, tables.runs, prefix)).scalars())
+        found = sorted(connection.execute(_starting(store, tables.runs.c.id, prefix)).scalars())
     return _whole(store, RunRow, tables.runs, _only([(id_, id_) for id_ in found], prefix, "run"))
 
 
@@ -246,6 +249,61 @@ def done_on(store: Store, data_digest: str) -> list[RunRow]:
     table = tables.runs
     found = _of(table, state="done", data_digest=data_digest)
     return _rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
+
+
+def finished(
+    store: Store,
+    jobs: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    data: Sequence[str] | None = None,
+) -> list[RunRow]:
+    """Finished runs, oldest first: of all jobs, or of these jobs or groups, or on these clips."""
+    table = tables.runs
+    given = ((table.c.job_id, jobs), (table.c.group_key, groups), (table.c.data_digest, data))
+    wanted = [column.in_(values) for column, values in given if values is not None]
+    found = _of(table, state="done").where(or_(*wanted) if wanted else true())
+    return _rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
+
+
+def group_key(store: Store, prefix: str) -> str:
+    """The group with this key or the start of one. Raises NotFound, or UsageError when several fit."""
+    column = tables.runs.c.group_key
+    with store.read() as connection:
+        found = connection.execute(_starting(store, column, prefix).distinct().limit(CANDIDATES + 1)).scalars()
+        return _only([(key, key) for key in sorted(found)], prefix, "group")
+
+
+def all_finals(store: Store, run_ids: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """The final metrics of many runs: run -> split -> name -> value."""
+    table = tables.finals
+    found: dict[str, dict[str, dict[str, float]]] = {run_id: {} for run_id in run_ids}
+    columns = select(table.c.run_id, table.c.split, table.c.name, table.c.value)
+    for run_id, split, name, value in _of_runs(store, columns, table.c.run_id, run_ids):
+        found[run_id].setdefault(split, {})[name] = value
+    return found
+
+
+def last_rates(store: Store, run_ids: Sequence[str]) -> dict[str, float]:
+    """Clips per second of many runs, as each said with its last step."""
+    of, table = tables.runs, tables.steps
+    last = and_(table.c.run_id == of.c.id, table.c.step == of.c.step, table.c.name == "clips_per_s")
+    found = select(of.c.id, table.c.value).join(table, last)
+    return dict(map(tuple, _of_runs(store, found, of.c.id, run_ids)))
+
+
+def score_ranges(store: Store, run_ids: Sequence[str], split: str) -> dict[str, tuple[float, float, int]]:
+    """Of many runs, the lowest and the highest score on a split and the number of clips, where there are any."""
+    table = tables.predictions
+    figures = (func.min(table.c.score), func.max(table.c.score), func.count())
+    found = select(table.c.run_id, *figures).where(table.c.split == split).group_by(table.c.run_id)
+    return {run_id: (low, high, n) for run_id, low, high, n in _of_runs(store, found, table.c.run_id, run_ids)}
+
+
+def clip_counts(store: Store, run_ids: Sequence[str], split: str) -> dict[str, int]:
+    """How many clips of a split each of many runs has scored; from the index alone."""
+    table = tables.predictions
+    found = select(table.c.run_id, func.count()).where(table.c.split == split).group_by(table.c.run_id)
+    return dict(map(tuple, _of_runs(store, found, table.c.run_id, run_ids)))
 
 
 def finals(store: Store, run_id: str) -> dict[str, dict[str, float]]:
@@ -298,6 +356,13 @@ def _rows(store: Store, row_type: type[Row], statement: Select[Any]) -> list[Row
         return [row_type(**row._mapping) for row in connection.execute(statement)]
 
 
+def _of_runs(store: Store, found: Select[Any], column: Column[Any], run_ids: Sequence[str]) -> Iterator[Any]:
+    """Rows of a statement for many runs, some thousand at a time: a statement has a limited number of parameters."""
+    with store.read() as connection:
+        for at in range(0, len(run_ids), AT_ONCE):
+            yield from connection.execute(found.where(column.in_(run_ids[at : at + AT_ONCE])))
+
+
 def _whole(store: Store, row_type: type[Row], table: Table, row_id: str) -> Row:
     rows = _rows(store, row_type, _of(table, id=row_id))
     if not rows:
@@ -305,12 +370,12 @@ def _whole(store: Store, row_type: type[Row], table: Table, row_id: str) -> Row:
     return rows[0]
 
 
-def _starting(store: Store, table: Table, prefix: str) -> Select[Any]:
-    """Ids with this beginning, from the index of ids alone."""
+def _starting(store: Store, column: Column[Any], prefix: str) -> Select[Any]:
+    """Ids (or keys) with this beginning, from their index alone."""
     if store.engine.dialect.name == "sqlite":  # whose LIKE ignores case, and no index then
-        return select(table.c.id).where(table.c.id.between(prefix, prefix + LAST))
+        return select(column).where(column.between(prefix, prefix + LAST))
     # Not a range: PostgreSQL's order depends on the locale.
-    return select(table.c.id).where(table.c.id.startswith(prefix, autoescape=True))
+    return select(column).where(column.startswith(prefix, autoescape=True))
 
 
 def _only(found: Sequence[tuple[str, str]], prefix: str, noun: str) -> str:
