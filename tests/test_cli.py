@@ -144,7 +144,8 @@ def test_an_unknown_job_is_not_found(home: Path, tmp_path: Path, command: str) -
     submit(home, tmp_path)
     result = call(command, "xyz")
     assert (result.exit_code, result.stdout) == (102, "")
-    assert result.stderr == f"error: no {'run' if command == 'logs' else 'job'} 'xyz' in the store\n"
+    noun = {"logs": "run", "results": "job or group"}.get(command, "job")
+    assert result.stderr == f"error: no {noun} 'xyz' in the store\n"
 
 
 def test_an_unknown_run_is_not_found(home: Path, tmp_path: Path) -> None:

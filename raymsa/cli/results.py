@@ -58,11 +58,12 @@ def results_command(
     Of a job also confusions, the best run by valid, and what is not finished. Without a word, all groups of the store;
     a GROUP is named by the beginning of its key.
     """
-    from raymsa.report.group_sheets import check_metrics
-
     if as_json and how not in (None, "json"):
         raise UsageError(f"--json and --format {how} exclude each other")
-    check_metrics(metrics)
+    if metrics:
+        from raymsa.report.group_sheets import check_metrics
+
+        check_metrics(metrics)
     published = _published(literature)
     try:
         store = open_store(url)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING
 
 from raymsa.errors import UsageError
 from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD, PROFILES
 from raymsa.report.cells import FIRST, number
+from raymsa.report.finals import HEALTH, in_order
 from raymsa.report.formats import Cell, Column, Noted, Plain, Sheet
 from raymsa.report.groups import Group, GroupTable, extremes
-from raymsa.report.literature import Literature, PublishedRow, chosen_words, in_our_units, notes_of
-from raymsa.report.results import HEALTH, in_order
+
+if TYPE_CHECKING:
+    from raymsa.report.literature import Literature, PublishedRow
 
 HOUR, GIB = 3600, 2**30
 SHORT = 8  # characters of a key or digest that are shown, and more where several begin so
@@ -31,6 +35,19 @@ class _Line:
     label: str
     notes: tuple[str, ...]
     cells: dict[str, Cell]
+
+
+class _Among:
+    """What a group's row says of the others of its table, found once for all of them."""
+
+    def __init__(self, table: GroupTable) -> None:
+        digests: dict[str, set[str | None]] = {}
+        for group in table.groups:
+            digests.setdefault(group.key, set()).add(group.data_digest)
+        self.one_job = len({name for group in table.groups for name in group.names}) == 1
+        self.several_data = len(set().union(*digests.values())) > 1
+        self.split = {key for key, found in digests.items() if len(found) > 1}
+        self.short = _shortened(sorted(digests))
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -67,7 +84,8 @@ def _sheet(table: GroupTable, wanted: Sequence[str], literature: Literature | No
     metrics = [name for name in (wanted or table.metrics) if name in table.metrics]
     first = metrics[0] if metrics else CRITERIA[table.profile].metric
     published = literature.test_clips if literature else None
-    lines = [_group_line(group, table, first, published, clips) for group in table.groups]
+    among = _Among(table)
+    lines = [_group_line(group, table, among, first, published, clips) for group in table.groups]
     lines += _floor_lines(table) if table.groups else []
     lines += [_published_line(row, literature) for row in literature.rows] if literature else []
     columns = [*_columns(table, metrics, first, wanted)]
@@ -118,12 +136,13 @@ def _metric(name: str, metric: str, before: str = "") -> Column:
     return Column(name, words, 3) if metric in FIRST else Column(name, f"{words} (%)", 1, 100)
 
 
-def _group_line(group: Group, table: GroupTable, first: str, published: int | None, clips: Mapping[str, int]) -> _Line:
+def _group_line(
+    group: Group, table: GroupTable, among: _Among, first: str, published: int | None, clips: Mapping[str, int]
+) -> _Line:
     ends = extremes(group, first, first not in LOW_IS_GOOD)
-    several = {one.data_digest for one in table.groups}
     cells: dict[str, Plain] = {
-        "group": _short(group.key, [one.key for one in table.groups]),
-        "data": _digest(group.data_digest) if len(several) > 1 else None,
+        "group": among.short[group.key],
+        "data": _digest(group.data_digest) if among.several_data else None,
         "numbers": None if published is None else "mean ± sd" if len(group.seeds) > 1 else "one seed",
         "seeds": len(group.seeds),
         f"valid_{table.decides}": group.valid,
@@ -135,13 +154,12 @@ def _group_line(group: Group, table: GroupTable, first: str, published: int | No
     }
     for which, seed in zip(("best", "worst"), ends or (), strict=False):
         cells |= {f"test_{first}_{which}": seed.test[first], f"{which}_seed": seed.seed}
-    notes = (*_collapsed(group, table), *_about(group, table, published, clips))
-    return _Line(_label(group, table), notes, {name: cell for name, cell in cells.items() if cell is not None})
+    notes = (*_collapsed(group, table), *_about(group, among, published, clips))
+    return _Line(_label(group, among), notes, {name: cell for name, cell in cells.items() if cell is not None})
 
 
-def _label(group: Group, table: GroupTable) -> str:
+def _label(group: Group, among: _Among) -> str:
     """Job and variant; the job is left out where there is one only."""
-    one_job = len({name for one in table.groups for name in one.names}) == 1
     said = {
         "collapsed": group.no_better or any(seed.one_value is not None for seed in group.seeds),
         "text only": group.text_only,
@@ -149,7 +167,7 @@ def _label(group: Group, table: GroupTable) -> str:
         "a trial": group.trial,
     }
     words = ", ".join(word for word, holds in said.items() if holds)
-    return (group.variant if one_job else f"{group.names[0]} {group.variant}") + (f" ({words})" if words else "")
+    return (group.variant if among.one_job else f"{group.names[0]} {group.variant}") + (f" ({words})" if words else "")
 
 
 def _collapsed(group: Group, table: GroupTable) -> Iterator[str]:
@@ -169,7 +187,7 @@ def _collapsed(group: Group, table: GroupTable) -> Iterator[str]:
             yield f"collapsed: seed {seed.seed} predicts one value ({said}) for all test clips"
 
 
-def _about(group: Group, table: GroupTable, published: int | None, clips: Mapping[str, int]) -> Iterator[str]:
+def _about(group: Group, among: _Among, published: int | None, clips: Mapping[str, int]) -> Iterator[str]:
     if len(group.names) > 1:
         yield f"runs of the jobs {', '.join(group.names)}"
     if group.repeated:
@@ -179,7 +197,7 @@ def _about(group: Group, table: GroupTable, published: int | None, clips: Mappin
         yield f"the text-only baseline, shown unasked: other runs on the same clips{others}"
     if group.trial:
         yield "a trial of a search: the best of many on one seed is also the luckiest"
-    if any(one.key == group.key and one.data_digest != group.data_digest for one in table.groups):
+    if group.key in among.split:
         yield "the same settings on different data (column data): not one group"
     counts = sorted({clips[seed.run_id] for seed in group.seeds if seed.run_id in clips})
     if published is not None and counts and counts != [published]:
@@ -202,6 +220,8 @@ def _floor_lines(table: GroupTable) -> Iterator[_Line]:
 
 
 def _published_line(row: PublishedRow, literature: Literature) -> _Line:
+    from raymsa.report.literature import chosen_words, in_our_units, notes_of
+
     found = in_our_units(row, literature.metrics)
     rule = (found.rule,) if found.rule else ()
     cells: dict[str, Cell] = {
@@ -217,9 +237,10 @@ def _digest(digest: str | None) -> str:
     return "unknown" if digest is None else digest[:SHORT]
 
 
-def _short(key: str, among: Sequence[str]) -> str:
-    """The beginning of a key that tells it from the others."""
-    for length in range(SHORT, len(key)):
-        if sum(other.startswith(key[:length]) for other in set(among)) == 1:
-            return key[:length]
-    return key
+def _shortened(keys: Sequence[str]) -> dict[str, str]:
+    """Sorted keys -> the beginning that tells each from the others."""
+    shared = [
+        sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*pair, strict=False))) for pair in pairwise(keys)
+    ]
+    needed = [max(SHORT, before + 1, after + 1) for before, after in zip([0, *shared], [*shared, 0], strict=False)]
+    return {key: key[:length] for key, length in zip(keys, needed, strict=False)}

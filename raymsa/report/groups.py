@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from raymsa.evaluation.metrics import CRITERIA, Criterion
-from raymsa.report.results import CONSTANT, HEALTH, completed, in_order, rule_of
+from raymsa.report.finals import CONSTANT, HEALTH, completed, in_order, rule_of
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import BEFORE_TASKS, Classification, task_of
 from raymsa.words import for_json
 
 SAME = 1e-9  # metrics that differ by less are those of the same answers
-Finals = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -197,9 +196,12 @@ class _Facts:
     def __init__(self, store: Store, runs: Sequence[_Run]) -> None:
         ids = [run.row.id for run in runs]
         found = queries.all_finals(store, ids)
-        self._finals = {run.row.id: completed(store, run.row.id, found[run.row.id], run.kind.profile) for run in runs}
+        self._valid = {run_id: finals.get("valid", {}) for run_id, finals in found.items()}
+        tests = {run_id: {"test": finals["test"]} if "test" in finals else {} for run_id, finals in found.items()}
+        whole = {run.row.id: completed(store, run.row.id, tests[run.row.id], run.kind.profile) for run in runs}
+        self._test = {run_id: finals.get("test", {}) for run_id, finals in whole.items()}
         self._rates = queries.last_rates(store, ids)
-        suspects = [run.row.id for run in runs if _may_be_constant(self._test(run), run.kind.profile)]
+        suspects = [run.row.id for run in runs if _may_be_constant(self._test[run.row.id], run.kind.profile)]
         self._ranges = queries.score_ranges(store, suspects, "test")
 
     def groups(self, runs: Iterable[_Run], rule: Criterion) -> list[Group]:
@@ -214,8 +216,8 @@ class _Facts:
         newest = runs[-1]
         counted = sorted({run.row.seed: run for run in runs}.values(), key=lambda run: run.row.seed)
         names = in_order(newest.kind.profile)
-        tests = [self._test(run) for run in counted]
-        valids = [self._finals[run.row.id].get("valid", {}) for run in counted]
+        tests = [self._test[run.row.id] for run in counted]
+        valids = [self._valid[run.row.id] for run in counted]
         constant = {"valid": _constant(valids, names), "test": _constant(tests, names)}
         test = _spreads(names, tests)
         rates = [self._rates[run.row.id] for run in counted if run.row.id in self._rates]
@@ -239,14 +241,11 @@ class _Facts:
             trial=newest.trial,
         )
 
-    def _test(self, run: _Run) -> Mapping[str, float]:
-        return self._finals[run.row.id].get("test", {})
-
     def _seed(self, run: _Run, rule: Criterion) -> Seed:
-        test = {name: value for name, value in self._test(run).items() if not name.startswith(CONSTANT)}
+        test = {name: value for name, value in self._test[run.row.id].items() if not name.startswith(CONSTANT)}
         low, high, clips = self._ranges.get(run.row.id, (math.nan, math.nan, 0))
         one_value = low if low == high and clips > 1 else None
-        valid = self._finals[run.row.id].get("valid", {}).get(rule.metric)
+        valid = self._valid[run.row.id].get(rule.metric)
         return Seed(run.row.seed, run.row.id, valid, test, one_value)
 
 

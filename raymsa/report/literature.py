@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import raymsa
-from raymsa.errors import UsageError
+from raymsa.errors import SpecError, UsageError
 from raymsa.plugins import Spec
+from raymsa.problems import lines_for
 from raymsa.report.spread import Spread
-from raymsa.spec import validate
 from raymsa.yamlfile import read_mapping
 
 FOLDER = Path("configs/literature")
@@ -84,6 +84,13 @@ class PublishedRow(Spec):
     f1: dict[Rule, Percent] = Field(default_factory=dict, description="weighted F1, in percent, by rule")
     note: str | None = Field(None, min_length=1, description="what a reader has to know besides")
 
+    @field_validator("mae")
+    @classmethod
+    def _is_an_error(cls, value: Figure | None) -> Figure | None:
+        if value is not None and value.mean < 0:
+            raise ValueError(f"given {value.mean:g}; give a mean absolute error, from 0")
+        return value
+
     @field_validator("corr")
     @classmethod
     def _is_a_correlation(cls, value: Figure | None) -> Figure | None:
@@ -139,8 +146,10 @@ class Shown(NamedTuple):
 def load(name_or_path: str) -> Literature:
     """A file, or one of configs/literature by its name. Raises SpecError, one line per problem, and UsageError."""
     path = _path(name_or_path)
-    found: Literature = validate(Literature, read_mapping(path), str(path))
-    return found
+    try:
+        return Literature.model_validate(read_mapping(path))
+    except ValidationError as error:
+        raise SpecError("\n".join(f"{path}: {line}" for line in lines_for(error, Literature))) from None
 
 
 def known() -> list[str]:

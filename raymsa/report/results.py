@@ -15,17 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, confusion, measure
-from raymsa.report.cells import FIRST
+from raymsa.evaluation.metrics import Criterion, confusion
+from raymsa.report.finals import CONSTANT, HEALTH, completed, in_order, rule_of
 from raymsa.report.search import Search, search
 from raymsa.report.spread import Spread, spread
-from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
 from raymsa.target import Classification, Regression, task_of
 from raymsa.words import for_json
-
-CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
-HEALTH = ("unparsable", "out_of_range")
 
 
 @dataclass(frozen=True)
@@ -123,33 +119,6 @@ def results(store: Store, job_id: str) -> Results:
         unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in left),
         search=search(store, job.id) if job.spec.get("search") else None,
     )
-
-
-def rule_of(spec: Mapping[str, Any], profile: str) -> Criterion:
-    """What decides on valid: the task's criterion, or what a search was told to look for."""
-    if not spec.get("search"):
-        return CRITERIA[profile]
-    aim = aim_of(dict(spec))
-    return Criterion(aim.metric, aim.metric, aim.high_is_good)
-
-
-def in_order(profile: str) -> tuple[str, ...]:
-    """A profile's metrics as columns stand: what papers are compared by is first."""
-    return tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
-
-
-def completed(
-    store: Store, run_id: str, finals: Mapping[str, dict[str, float]], profile: str
-) -> dict[str, dict[str, float]]:
-    """Recorded finals; a metric that is younger than the run is computed from its predictions."""
-    found = dict(finals)
-    for split, values in finals.items():
-        if PROFILES[profile].keys() <= values.keys():
-            continue
-        clips = queries.predictions(store, run_id, split)
-        if clips:
-            found[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
-    return found
 
 
 def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:

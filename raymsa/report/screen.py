@@ -1,44 +1,53 @@
-"""A sheet on the screen: in as many tables side by side as the width asks for, its notes under them."""
+"""A sheet on the screen: in as many tables side by side as the width asks for, its notes under them.
+
+Lines are laid out here, because rich takes a second for a table of some hundred rows.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
-from raymsa.report.cells import table
 from raymsa.report.formats import Sheet, Shown, marked, on_the_left
 from raymsa.words import visible
 
 WORDS, LONGEST = 36, 200  # of a first cell: columns before it is folded, characters before it is cut
 OTHER_WORDS = 40  # characters of another cell before it is cut
-MARGIN = 2  # beside each column, and beside the table
+GAP = 2  # before each column
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column as text: lines of its heading, its cells, as wide as `size`."""
+
+    heading: list[str]
+    cells: list[str]
+    left: bool
+    size: int
 
 
 def render_sheet(sheet: Sheet, console: Console) -> None:
     """Print a sheet."""
     rows, notes = marked(sheet)
-    texts = [[_text(cell, LONGEST if n == 0 else OTHER_WORDS) for n, cell in enumerate(row)] for row in rows]
-    headings = [_heading(column.heading) for column in sheet.columns]
-    title, left = visible(sheet.title), on_the_left(sheet)
-    for columns in _side_by_side(headings, texts, console.width):
-        made = table(title, [])
-        for n in columns:
-            made.add_column(Text(headings[n]), justify="left" if left[n] else "right", no_wrap=n > 0)
-        for line in texts:
-            made.add_row(*(Text(line[n]) for n in columns))
-        console.print(made)
-        title = ""
+    columns = list(_columns(sheet, rows, console.width))
+    lines = textwrap.wrap(visible(sheet.title), console.width)
+    for some in _side_by_side(columns, console.width):
+        lines += [*_lines(some), ""]
     for note in notes:
-        lines = textwrap.wrap(visible(note), max(20, console.width - 2), subsequent_indent="    ")
-        console.print(Text("\n".join(lines)))
+        lines += textwrap.wrap(visible(note), max(20, console.width), subsequent_indent="    ")
+    console.out("\n".join(lines), highlight=False)
 
 
-def _heading(words: str) -> str:
-    """One word above the other: columns are as narrow as their numbers."""
-    return "\n".join(visible(words).replace("(%)", "%").split())
+def _columns(sheet: Sheet, rows: list[list[Shown]], width: int) -> Iterator[_Column]:
+    for n, (column, left) in enumerate(zip(sheet.columns, on_the_left(sheet), strict=True)):
+        heading = visible(column.heading).replace("(%)", "%").split()  # one word above the other: numbers are narrow
+        cells = [_text(row[n], OTHER_WORDS if n else LONGEST) for row in rows]
+        size = max(map(cell_len, [*heading, *cells]), default=0)
+        yield _Column(heading, cells, left, size if n else min(size, WORDS, width // 2))
 
 
 def _text(cell: Shown, most: int) -> str:
@@ -47,19 +56,40 @@ def _text(cell: Shown, most: int) -> str:
     return f"{text} [{cell.mark}]" if cell.mark else text
 
 
-def _side_by_side(headings: list[str], texts: list[list[str]], width: int) -> list[list[int]]:
+def _side_by_side(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """Which columns stand in which table; the first stands in each."""
-    sizes = [
-        max(map(cell_len, [*headings[n].split("\n"), *(line[n] for line in texts)])) + MARGIN
-        for n in range(len(headings))
-    ]
-    sizes[0] = min(sizes[0], WORDS + MARGIN, width // 2)
-    groups: list[list[int]] = [[0]]
-    used = sizes[0] + MARGIN
-    for n in range(1, len(headings)):
-        if len(groups[-1]) > 1 and used + sizes[n] > width:
-            groups.append([0])
-            used = sizes[0] + MARGIN
-        groups[-1].append(n)
-        used += sizes[n]
+    first, *others = columns
+    groups, used = [[first]], first.size + GAP
+    for column in others:
+        if len(groups[-1]) > 1 and used + GAP + column.size > width:
+            groups.append([first])
+            used = first.size + GAP
+        groups[-1].append(column)
+        used += GAP + column.size
     return groups
+
+
+def _lines(columns: Sequence[_Column]) -> Iterator[str]:
+    first, *others = columns
+    height = max(len(column.heading) for column in columns)
+    heads = [[""] * (height - len(column.heading)) + column.heading for column in columns]
+    yield from ("".join(map(_padded, line, columns)).rstrip() for line in zip(*heads, strict=True))
+    yield " " * GAP + "─" * (sum(GAP + column.size for column in columns) - GAP)
+    for label, *cells in zip(*(column.cells for column in columns), strict=True):
+        folded = _folded(label, first.size)
+        rest = "".join(map(_padded, cells, others))
+        yield (_padded(folded[0], first) + rest).rstrip()
+        yield from (_padded(more, first).rstrip() for more in folded[1:])
+
+
+def _padded(text: str, column: _Column) -> str:
+    space = " " * (column.size - cell_len(text))
+    return " " * GAP + (text + space if column.left else space + text)
+
+
+def _folded(text: str, size: int) -> list[str]:
+    """In lines of that many columns; characters of Chinese, Japanese and Korean take two."""
+    if cell_len(text) <= size:
+        return [text]
+    wide = cell_len(text) > len(text)
+    return textwrap.wrap(text, size // 2 if wide else size) or [""]

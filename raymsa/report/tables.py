@@ -1,4 +1,4 @@
-"""Results on the screen: scores, confusions, cost, the runs chosen on valid. The only place that rounds."""
+"""A job's results on the screen: scores, confusions, cost, the runs chosen on valid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from raymsa.report.cells import heading, number, spread_text
 from raymsa.report.cells import table as new_table
-from raymsa.report.results import HEALTH, Results, Row
+from raymsa.report.finals import HEALTH
+from raymsa.report.results import Results, Row
 from raymsa.report.search_tables import render_trials
 from raymsa.words import for_json
 

@@ -1,0 +1,41 @@
+"""A run's final metrics: in which order they stand, what decides, and those that are younger than the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, measure
+from raymsa.report.cells import FIRST
+from raymsa.searchspec import aim_of
+from raymsa.store import Store, queries
+
+CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
+HEALTH = ("unparsable", "out_of_range")
+
+
+def rule_of(spec: Mapping[str, Any], profile: str) -> Criterion:
+    """What decides on valid: the task's criterion, or what a search was told to look for."""
+    if not spec.get("search"):
+        return CRITERIA[profile]
+    aim = aim_of(dict(spec))
+    return Criterion(aim.metric, aim.metric, aim.high_is_good)
+
+
+def in_order(profile: str) -> tuple[str, ...]:
+    """A profile's metrics as columns stand: what papers are compared by is first."""
+    return tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
+
+
+def completed(
+    store: Store, run_id: str, finals: Mapping[str, dict[str, float]], profile: str
+) -> dict[str, dict[str, float]]:
+    """Recorded finals; a metric that is younger than the run is computed from its predictions."""
+    found = dict(finals)
+    for split, values in finals.items():
+        if PROFILES[profile].keys() <= values.keys():
+            continue
+        clips = queries.predictions(store, run_id, split)
+        if clips:
+            found[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
+    return found
