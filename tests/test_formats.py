@@ -124,7 +124,7 @@ def test_latex_is_balanced_and_its_specials_are_escaped(text: str) -> None:
 
 
 def test_what_pdflatex_lacks_is_written_as_code_points() -> None:
-    assert "U+1F600 U+4F60 U+597D x" in latex(sheet(("😀你好 x", 0.5, 0.5, 1)))
+    assert "U+1F600 U+4F60 U+597D x é – U+0119" in latex(sheet(("😀你好 x é – ę", 0.5, 0.5, 1)))
 
 
 def test_several_tables_are_apart_by_an_empty_line() -> None:

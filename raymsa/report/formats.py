@@ -37,7 +37,8 @@ LATEX = {
     "*": "{*}",
     **{char: "\\" + char for char in "{}$&#%_"},
 }
-NOT_LATEX = re.compile("[^\0-\u017f–—…‘’“”€†‡−]+")  # what pdfLaTeX cannot be relied on to have
+LACKING = "«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"  # pdfLaTeX has them in some fonts only
+NOT_LATEX = re.compile(f"(?:[^\0-\u017f–—…‘’“”€†‡−]|[{LACKING}])+")
 LIGATURES = re.compile(r"([-',])(?=\1)")  # -- would be a dash
 
 
