@@ -182,7 +182,8 @@ def chosen_words(row: PublishedRow) -> str:
 def notes_of(row: PublishedRow, literature: Literature) -> Iterator[str]:
     """A row's footnotes, but for that of its rule."""
     source = literature.sources[row.source]
-    yield f"published, not measured here: {source}" + (f" ({row.paper})" if row.paper else "")
+    paper = f" ({row.paper})" if row.paper and row.paper not in source else ""
+    yield f"published, not measured here: {source}{paper}"
     if row.note:
         yield row.note
 
