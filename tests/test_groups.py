@@ -20,8 +20,10 @@ from raymsa.report.group_sheets import check_metrics, sheets
 from raymsa.report.groups import Group, as_json, extremes, group_tables
 from raymsa.report.literature import Literature
 from raymsa.report.screen import render_sheet
+from raymsa.report.spread import Spread
 from raymsa.spec import validate
 from raymsa.store import Store, queries, records
+from tests.stores import BACKENDS, fresh_url
 from tests.test_formats import HOSTILE
 
 LABEL = [-3.0, -2.0, -1.0, -0.4, 0.0, 0.4, 1.0, 2.0]
@@ -370,6 +372,22 @@ def test_other_clips_have_a_constant_of_their_own(store: Store, monkeypatch: pyt
     shown = on_screen(sheet(store))
     assert "constant (train median), data data1" in " ".join(shown.split())
     assert "constant (train median), data data2" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_table_comes_from_every_kind_of_store(backend: str, tmp_path: Path) -> None:
+    with fresh_url(backend, tmp_path) as url, Store.open(url, create=True) as store:
+        mine = submit(store, "mine")
+        run(store, mine, 1, 0.1)
+        told = run(store, mine, 2, score=[0.25] * 8)
+        records.record_steps(store, told, [{"step": 1, "epoch": 1, "values": {"clips_per_s": 12.5}}])
+        run(store, submit(store, "words"), key="B" * 16, valid=0.1, **TEXT)
+        (table,) = group_tables(store, [mine])
+        assert [group.key[0] for group in table.groups] == ["B", "a"]
+        assert [seed.one_value for seed in table.groups[1].seeds] == [None, 0.25]
+        assert table.groups[1].clips_per_s == Spread(12.5, None, 1)
+        assert queries.group_key(store, "BB") == "B" * 16
+        assert queries.clip_counts(store, [told, "none"], "test") == {told: 8}
 
 
 # Tables

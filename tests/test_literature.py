@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raymsa.errors import SpecError, UsageError
+from raymsa.jobfile import load_dataset
 from raymsa.report.literature import FOLDER, Literature, chosen_words, in_our_units, known, load
-from raymsa.spec import load_dataset
 from raymsa.store import Store, queries, records
 from tests.test_cli import call, finish, open_store, submit
 from tests.test_groups import run
@@ -260,7 +260,9 @@ def test_of_several_jobs_it_is_said_what_is_not_finished(home: Path, tmp_path: P
         run(store, other)
     result = call("results", job_id, other)
     assert result.exit_code == 0
-    assert f"1 runs of job {job_id} are not finished; raymsa results {job_id} lists them" in result.stderr
+    assert f"job {job_id}: runs not finished: 1; raymsa results {job_id} lists them" in result.stderr
+    assert "not finished" in call("results", job_id, "--format", "csv").stderr
+    assert call("results", job_id).stderr == ""
     assert other not in result.stderr
 
 

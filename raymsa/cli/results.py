@@ -34,6 +34,11 @@ class _Asked:
         """The job, where a single one was asked for: it has more to show."""
         return self.jobs[0] if self.jobs and len(self.jobs) == 1 and not self.groups else None
 
+    @property
+    def whole_job(self) -> bool:
+        """Whether all that there is of a job is shown: its unfinished runs, too."""
+        return self.job is not None and self.how in ("text", "json")
+
 
 @main.command("results", short_help="Tables: mean ± sd over seeds, cost.")
 @click.argument("words", nargs=-1, metavar="[JOB|GROUP]...")
@@ -77,10 +82,11 @@ def results_command(
     if asked.job:
         _check_begun(store, asked.job)
     _show(store, asked)
+    for job in jobs or ():
+        if not asked.whole_job:
+            _say_unfinished(store, job)
     if asked.job:
         _end_as(store, asked.job)
-    for job in jobs or ():
-        _say_unfinished(store, job)
 
 
 def show_results(store: Store, job_id: str, as_json: bool) -> None:
@@ -140,7 +146,7 @@ def _say_unfinished(store: Store, job_id: str) -> None:
 
     left = sum(run.state not in ("done", "pruned") for run in queries.runs(store, job_id))
     if left:
-        say(f"{left} runs of job {job_id} are not finished; raymsa results {job_id} lists them")
+        say(f"job {job_id}: runs not finished: {left}; raymsa results {job_id} lists them")
 
 
 def _show(store: Store, asked: _Asked) -> None:
@@ -152,7 +158,7 @@ def _show(store: Store, asked: _Asked) -> None:
         raise NotFinished("no run of these is finished yet; raymsa list shows what runs")
     runs = [seed.run_id for table in tables for group in table.groups for seed in group.seeds]
     clips = queries.clip_counts(store, runs, "test") if asked.literature else {}
-    if asked.job and asked.how in ("text", "json"):
+    if asked.job and asked.whole_job:
         _print_job(store, asked.job, tables, clips, asked)
     else:
         _print(tables, clips, asked)

@@ -127,7 +127,9 @@ def group_tables(
     asked = _runs(store, queries.finished(store, jobs, keys))
     ours = {run.row.id for run in asked}
     digests = sorted({run.row.data_digest for run in asked if run.row.data_digest})
-    others = _runs(store, [row for row in queries.finished(store, data=digests) if row.id not in ours])
+    whole = jobs is None and keys is None
+    more = [] if whole else queries.finished(store, data=digests)
+    others = _runs(store, [row for row in more if row.id not in ours])
     words = [run for run in others if run.text_only and not run.trial]
     facts = _Facts(store, [*asked, *words])
     tables = []

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raymsa.evaluation.metrics import constant_scores, measure
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.spec import runs as runs_of
 from raymsa.store import Store, tables
 from tests.stores import put
