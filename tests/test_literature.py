@@ -223,6 +223,20 @@ def test_a_group_is_asked_for_by_the_beginning_of_its_key(home: Path, tmp_path: 
     assert (missing.exit_code, missing.stderr) == (102, "error: no job or group 'zzz' in the store\n")
 
 
+def test_a_hostile_name_and_error_are_text_on_a_terminal(home: Path) -> None:
+    bad = "[bold]x\x1b[2J\u202e:smile:"
+    with Store.open(f"sqlite:///{home}/store.db", create=True) as store:
+        job_id = put_job(store, bad)
+        run(store, job_id, variant=bad)
+        about = {"id": f"r{bad}", "job_id": job_id, "task_id": None, "variant": bad, "seed": 9, "group_key": "k"}
+        records.create_runs(store, [{**about, "spec": {}, "spec_digest": "d"}])
+        records.fail_run(store, f"r{bad}", bad)
+    for words in ((), (job_id,)):
+        shown = call("results", *words).stdout
+        assert not {"\x1b", "\u202e"} & set(shown)
+        assert shown.count(r"[bold]x\x1b[2J\u202e:smile:") >= 1 + 4 * len(words)
+
+
 @pytest.mark.parametrize(("how", "begins"), [("markdown", "**"), ("latex", "% needs"), ("csv", "label,group,seeds")])
 def test_every_format_goes_to_stdout_alone(home: Path, tmp_path: Path, how: str, begins: str) -> None:
     job_id = filled(home, tmp_path)

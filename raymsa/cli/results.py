@@ -10,6 +10,7 @@ import click
 
 from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, say, store_option
 from raymsa.errors import Cancelled, NotFinished, NotFound, RaymsaError, UsageError
+from raymsa.words import visible
 
 if TYPE_CHECKING:
     from raymsa.report.groups import GroupTable
@@ -187,7 +188,7 @@ def _print_job(store: Store, job_id: str, tables: list[GroupTable], clips: dict[
     if asked.how == "json":
         print_json({**as_json(found), **_plain(tables, asked)})
         return
-    click.echo(f"{found.name} ({found.job_id})")
+    click.echo(visible(f"{found.name} ({found.job_id})"))
     _print_text(tables, clips, asked)
     render_rest(found, console(markup=True))
 

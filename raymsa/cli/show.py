@@ -112,7 +112,9 @@ def console(markup: bool = False) -> Console:
     from rich.console import Console
 
     # A pipe has no width: 80 columns would fold every table.
-    return Console(width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup)
+    return Console(
+        width=None if Console().is_terminal else 160, soft_wrap=False, highlight=False, markup=markup, emoji=False
+    )
 
 
 def _list_lines(jobs: list[JobLine], now: float) -> list[str]:

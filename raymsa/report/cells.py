@@ -7,16 +7,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from raymsa.report.spread import Spread
+from raymsa.words import visible
 
 FIRST = ("mae", "corr")  # the numbers papers are compared by
 
 
 def table(title: str, headings: list[str]) -> Table:
     """An empty table; its first column is words, the others numbers."""
-    made = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
+    made = Table(title=words(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, heading in enumerate(headings):
         made.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
     return made
+
+
+def words(text: str) -> str:
+    """A text for rich, in its lines: neither its markup nor a terminal's."""
+    return "\n".join(escape(visible(line)) for line in text.split("\n"))
 
 
 def heading(name: str) -> str:

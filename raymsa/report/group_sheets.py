@@ -81,7 +81,7 @@ def _fits(table: GroupTable, literature: Literature) -> bool:
 
 
 def _sheet(table: GroupTable, wanted: Sequence[str], literature: Literature | None, clips: Mapping[str, int]) -> Sheet:
-    metrics = [name for name in (wanted or table.metrics) if name in table.metrics]
+    metrics = [name for name in dict.fromkeys(wanted or table.metrics) if name in table.metrics]
     first = metrics[0] if metrics else CRITERIA[table.profile].metric
     published = literature.test_clips if literature else None
     among = _Among(table)

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from raymsa.report.cells import heading, number, spread_text, table
+from raymsa.report.cells import heading, number, spread_text, table, words
 from raymsa.report.search import Search
 from raymsa.space import Values
 from raymsa.trials import Trial
@@ -23,22 +22,22 @@ def render_search(found: Search, console: Console) -> None:
     way = "high" if found.high_is_good else "low"
     states = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in found.states.items())
     console.print(
-        escape(
+        words(
             f"search of {found.name} ({found.job_id}): {found.algorithm}, early end by {found.scheduler}; {way} valid "
             f"{found.metric} is good; {len(found.trials)} of {found.planned} trials: {states or 'none yet'}"
         )
     )
     for made in _confirmed(found):
         console.print(made)
-    console.print(escape(_verdict(found)))
+    console.print(words(_verdict(found)))
     if found.importance is not None:
         shares = ", ".join(f"{field} {share:.2f}" for field, share in found.importance.items())
-        console.print(escape(f"importance for the best tenth (PED-ANOVA): {shares}"))
+        console.print(words(f"importance for the best tenth (PED-ANOVA): {shares}"))
     else:
         console.print("importance: too few trials went to their end, or all gave the same")
     render_trials(found, console)
     for one in (one for one in found.trials if one.error):
-        console.print(escape(f"{one.name} is {one.state}: {one.error}"))
+        console.print(words(f"{one.name} is {one.state}: {one.error}"))
 
 
 def render_trials(found: Search, console: Console) -> None:
@@ -53,11 +52,11 @@ def render_trials(found: Search, console: Console) -> None:
         epochs = str(max(one.epochs, default=0))
         best = "-" if one.best_epoch is None else str(one.best_epoch)
         cells = [number(found.metric, one.objective), best, epochs, *_values(one.values, fields), _state(one)]
-        made.add_row(*map(escape, [one.name, *cells]))
+        made.add_row(*map(words, [one.name, *cells]))
     console.print(made)
     if early:
         shown = ", ".join(f"{one.name} after epoch {one.stopped_at()}" for one in early)
-        console.print(escape(f"ended early by {found.scheduler}: {shown}"))
+        console.print(words(f"ended early by {found.scheduler}: {shown}"))
 
 
 def _confirmed(found: Search) -> Iterator[Table]:
@@ -70,7 +69,7 @@ def _confirmed(found: Search) -> Iterator[Table]:
         name = f"{one.name} (default)" if one.is_default and one.name != "default" else one.name
         runs = f"{one.valid.runs if one.valid else 0}/{one.planned}"
         cells = [spread_text(found.metric, one.valid), runs, number(found.metric, one.searched)]
-        made.add_row(*map(escape, [name, *cells, *_values(one.values, fields)]))
+        made.add_row(*map(words, [name, *cells, *_values(one.values, fields)]))
     yield made
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from raymsa.report.cells import heading, number, spread_text
+from raymsa.report.cells import heading, number, spread_text, words
 from raymsa.report.cells import table as new_table
 from raymsa.report.finals import HEALTH
 from raymsa.report.results import Results, Row
@@ -31,7 +30,7 @@ def render_rest(found: Results, console: Console) -> None:
         render_trials(found.search, console)
     for run in found.unfinished:
         why = f": {run.error}" if run.error else ""
-        console.print(escape(f"not finished: {run.run_id} ({run.variant}, seed {run.seed}) is {run.state}{why}"))
+        console.print(words(f"not finished: {run.run_id} ({run.variant}, seed {run.seed}) is {run.state}{why}"))
 
 
 def _scores(found: Results, width: int) -> Iterator[Table]:
@@ -42,14 +41,14 @@ def _scores(found: Results, width: int) -> Iterator[Table]:
             cells = [spread_text(name, row.test.get(name)) for name in names]
             table.add_row(_label(row), f"{row.finished}/{row.planned}", *cells)
         for label, constant in _constants(found):
-            table.add_row(escape(label), "", *(number(name, constant.get(name)) for name in names), style="dim")
+            table.add_row(words(label), "", *(number(name, constant.get(name)) for name in names), style="dim")
         yield table
         title = ""
 
 
 def _label(row: Row) -> str:
     """The variant; its answers may be of another kind than those of the row above."""
-    return escape(row.variant) + ("\n(constrained answers)" if row.constrained else "")
+    return words(row.variant) + ("\n(constrained answers)" if row.constrained else "")
 
 
 def _confusions(found: Results) -> Iterator[Table]:
@@ -60,9 +59,9 @@ def _confusions(found: Results) -> Iterator[Table]:
         runs = "1 run" if row.finished == 1 else f"{row.finished} runs together"
         title = f"{row.variant}: test clips by true class (rows) and answer (columns), {runs}"
         said_none = any(line[-1] for line in row.confusion)
-        table = new_table(title, ["", *map(escape, found.classes), *(["no class"] if said_none else [])])
+        table = new_table(title, ["", *map(words, found.classes), *(["no class"] if said_none else [])])
         for name, line in zip(found.classes, row.confusion, strict=True):
-            table.add_row(escape(name), *map(str, line if said_none else line[:-1]))
+            table.add_row(words(name), *map(str, line if said_none else line[:-1]))
         yield table
 
 
@@ -108,6 +107,6 @@ def _chosen(found: Results, width: int) -> Iterator[Table]:
         table = new_table(title, ["run", "seed", "valid\n" + heading(found.decides), *map(heading, names)])
         for best in (row.best for row in found.rows if row.best):
             head = (best.run_id, str(best.seed), number(found.decides, best.valid))
-            table.add_row(*map(escape, head), *(number(name, best.test.get(name)) for name in names))
+            table.add_row(*map(words, head), *(number(name, best.test.get(name)) for name in names))
         yield table
         title = ""
