@@ -36,6 +36,8 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "top": "watch",
     "logs": "show",
     "results": "results",
+    "results": "show",
+    "compare": "compare",
     "search": "search",
     "wait": "orders",
     "cancel": "orders",

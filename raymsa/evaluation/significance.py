@@ -11,8 +11,8 @@ seeds of A and B that have the same numbers are drawn together, others each for 
 n / (n - 1), which draws of n fall short of; n of videos that differ in length is Kish's effective number. What the seeds differ by on account of the videos that happen to be there is
 in both of them and is counted once, so it is taken out of the seeds' (the idea of two-way clustered standard errors:
 Cameron, Gelbach and Miller 2011, doi:10.1198/jbes.2010.07136). The interval is the difference plus and minus the root
-of the sum times the quantile of Student's t, with degrees of freedom by Welch and Satterthwaite: few seeds or few videos
-make it wide. With one seed, nothing is known of seeds, and the interval is about this seed.
+of their sum times a quantile of Student's t: the mean of those for each variance's own n, weighted with the variances
+(Cochran and Cox; seeds that are not paired have Welch's degrees of freedom), so that few seeds or few videos make it wide. With one seed, nothing is known of seeds, and the interval is about this seed.
 
 Test: A and B are swapped in all clips of a video, for every video or not at random, `resamples` times; p is the share of
 differences that are at least as far from 0 as the one found, itself counted: (b + 1) / (n + 1), Phipson and Smyth 2010,
@@ -109,7 +109,7 @@ def compare(
     errors = _errors(data, (a_S, b_S), (a_RS[there_R], b_RS[there_R]))
     half = _half(errors, confidence)
     p = _p(runs, a - b, data.videos, resamples, for_swaps)
-    of_seeds = math.sqrt(sum(error.variance for error in errors[1:])) if errors[1:] else math.nan
+    of_seeds = math.sqrt(errors[1].variance) if errors[1:] else math.nan
     left_out = int((~there_R).sum())
     return Compared(a, b, a - b, a - b - half, a - b + half, math.sqrt(errors[0].variance), of_seeds, p, left_out)
 
@@ -140,14 +140,15 @@ class _Error(NamedTuple):
 
 
 def _errors(data: Scored, found: tuple[Floats, Floats], drawn: tuple[Floats, Floats]) -> list[_Error]:
-    """Of the videos, and of the seeds where there are several: of both groups together, or of each."""
+    """Of the videos, and of the seeds where there are several."""
     if data.videos == 1 or len(drawn[0]) < 2:
         return [_Error(math.nan, 1)]
     short = data.effective_videos / (data.effective_videos - 1)
     of_videos = float((drawn[0].mean(-1) - drawn[1].mean(-1)).var()) * short
     errors = [_Error(of_videos, max(1.0, data.effective_videos - 1))]
     units = [(found[0] - found[1], drawn[0] - drawn[1])] if data.by_seed else zip(found, drawn, strict=True)
-    return errors + [_of_seeds(one_S, one_RS, short) for one_S, one_RS in units if len(one_S) > 1]
+    seeds = [_of_seeds(one_S, one_RS, short) for one_S, one_RS in units if len(one_S) > 1]
+    return errors + ([_together(seeds)] if seeds else [])
 
 
 def _of_seeds(value_S: Floats, value_RS: Floats, short: float) -> _Error:
@@ -157,13 +158,21 @@ def _of_seeds(value_S: Floats, value_RS: Floats, short: float) -> _Error:
     return _Error(max(0.0, float(value_S.var(ddof=1) / seeds - by_videos)), seeds - 1)
 
 
+def _together(errors: list[_Error]) -> _Error:
+    """Of a difference between two means, with Welch's degrees of freedom."""
+    total = sum(error.variance for error in errors)
+    if not total:
+        return errors[0]
+    return _Error(total, total**2 / sum(error.variance**2 / error.df for error in errors))
+
+
 def _half(errors: list[_Error], confidence: float) -> float:
     """Half the length of the interval."""
     total = sum(error.variance for error in errors)
     if not total > 0:
         return total
-    df = total**2 / sum(error.variance**2 / error.df for error in errors)
-    return student_t((1 + confidence) / 2, df) * math.sqrt(total)
+    weighted = sum(error.variance * student_t((1 + confidence) / 2, error.df) for error in errors)
+    return weighted / math.sqrt(total)
 
 
 def _resampled(runs: _Runs, videos: int, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
