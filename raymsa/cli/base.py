@@ -36,7 +36,6 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "top": "watch",
     "logs": "show",
     "results": "results",
-    "results": "show",
     "compare": "compare",
     "search": "search",
     "wait": "orders",

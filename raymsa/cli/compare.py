@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, store_option
+from raymsa.cli.results import FORMATS
 from raymsa.errors import UsageError
-
-FORMATS = ("text", "markdown", "latex", "csv", "json")
 
 
 @main.command("compare", short_help="Is one group of runs better than another?")
@@ -31,7 +30,7 @@ FORMATS = ("text", "markdown", "latex", "csv", "json")
     help="Resamples of the interval, and swaps of the test.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples and swaps.")
-@click.option("--format", "how", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "how", type=click.Choice(FORMATS), help="How it is written [default: text].")
 @store_option
 @cluster_option()
 @json_option
@@ -42,7 +41,7 @@ def compare_command(
     confidence: float,
     resamples: int,
     seed: int,
-    how: str,
+    how: str | None,
     url: str | None,
     as_json: bool,
 ) -> None:
@@ -57,13 +56,15 @@ def compare_command(
     from raymsa.report.formats import write
     from raymsa.report.screen import render_sheet
 
+    if as_json and how not in (None, "json"):
+        raise UsageError(f"--json and --format {how} exclude each other")
     if len(groups) < 2:
         raise UsageError(f"compare: given {groups[0]} alone; name two groups or more, such as JOB/disc JOB/gen")
     drawing = report.Drawing(confidence, resamples, seed)
     found = report.comparison(open_store(url), groups, metrics, split, drawing)
     if as_json or how == "json":
         print_json(report.as_json(found))
-    elif how == "text":
+    elif how in (None, "text"):
         for sheet in sheets(found):
             render_sheet(sheet, console())
     else:

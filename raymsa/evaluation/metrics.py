@@ -209,7 +209,7 @@ def _rounded_accuracy(score_B: Scores, label_B: Scores, limit: int) -> float:
 
 def rounded(value_B: Scores, limit: int) -> Scores:
     """The nearest whole number up to +-limit; half to even (0.5 -> 0, 1.5 -> 2), as MMSA's tables were made."""
-    return np.round(np.clip(value_B, -limit, limit))
+    return np.round(np.clip(value_B, -limit, limit)).astype(np.float32)
 
 
 def sims_bin(value_B: Scores, bins: int) -> NDArray[np.intp]:

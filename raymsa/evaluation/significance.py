@@ -1,24 +1,28 @@
 """Is one group of runs better than another on the same clips: an interval, a permutation test, Holm's correction.
 
 The statistic is the difference of a metric, A minus B, each the mean over a group's runs (its seeds), as results tables
-have it. Two things could have come out otherwise, and are crossed: which videos were in the test set (clips of one video
-are alike, so a video is taken whole), and which seeds were run.
+have it. Two things could have come out otherwise, and are crossed: which videos were in the test set (clips of one
+video are alike, so a video is taken whole), and which seeds were run.
 
-Interval, `compare`: both levels are resampled with replacement. Videos: as many as there are are drawn, `resamples`
-times, each time the same for every run, and the metric of every run is computed anew. Seeds: the statistic is a mean
-over them, so what endless draws of as many seeds would give is known: the variance of their values over their number;
-seeds of A and B that have the same numbers are drawn together, others each for itself. Both variances are multiplied by
-n / (n - 1), which draws of n fall short of; n of videos that differ in length is Kish's effective number. What the seeds differ by on account of the videos that happen to be there is
-in both of them and is counted once, so it is taken out of the seeds' (the idea of two-way clustered standard errors:
-Cameron, Gelbach and Miller 2011, doi:10.1198/jbes.2010.07136). The interval is the difference plus and minus the root
-of their sum times a quantile of Student's t: the mean of those for each variance's own n, weighted with the variances
-(Cochran and Cox; seeds that are not paired have Welch's degrees of freedom), so that few seeds or few videos make it wide. With one seed, nothing is known of seeds, and the interval is about this seed.
+Interval, `compare`: both levels are resampled with replacement.
 
-Test: A and B are swapped in all clips of a video, for every video or not at random, `resamples` times; p is the share of
-differences that are at least as far from 0 as the one found, itself counted: (b + 1) / (n + 1), Phipson and Smyth 2010,
-doi:10.2202/1544-6115.1585. It asks whether these runs differ by more than the choice of videos explains, and says nothing
-of other seeds. Runs of the same seed are swapped with each other; without common seeds each run with each of the other
-group's.
+- Videos: as many as there are are drawn, `resamples` times, each time the same for every run, and the metric of every
+  run is computed anew. The variance of the difference is multiplied by n / (n - 1), which draws of n fall short of; n
+  is Kish's effective number, as videos differ in length.
+- Seeds: the statistic is a mean over them, so what endless draws of as many seeds give is known, and nothing is drawn:
+  the variance of their values over their number, n / (n - 1) again. Seeds that A and B both have are drawn together,
+  as differences; where the groups have other seeds, those of A and of B each for themselves.
+- What seeds differ by on account of the videos that happen to be there is in both variances and is counted once: it is
+  taken out of the seeds' (the idea of two-way clustered errors: Cameron, Gelbach and Miller 2011,
+  doi:10.1198/jbes.2010.07136).
+- The interval is the difference plus and minus the root of the variances' sum times a quantile of Student's t: the mean
+  of those for each level's own n, weighted with the variances (Cochran and Cox; for seeds that are not paired, Welch's
+  degrees of freedom). So few seeds or few videos make it wide. Of one seed, it is about that seed alone.
+
+Test: A and B are swapped in all clips of a video, for every video or not at random, `resamples` times; p is the share
+of differences that are at least as far from 0 as the one found, itself counted: (b + 1) / (n + 1), Phipson and Smyth
+2010, doi:10.2202/1544-6115.1585. It asks whether these runs differ by more than the choice of videos explains, and says
+nothing of other seeds. Runs of one seed are swapped with each other; if the groups have other seeds, each with each.
 
 Axes: S seeds of a group, C clips, V videos, R resamples, K sums of a metric, P pairs of runs that are swapped.
 """
@@ -37,6 +41,7 @@ from raymsa.evaluation.metrics import PROFILES, Metric
 from raymsa.evaluation.sums import Floats, Sums, sums_of
 
 NUMBERS = 4_000_000  # held at once by a batch of resamples: 32 MB each time they are copied
+NOTHING = (math.nan, math.nan, math.nan, math.nan, math.nan, 0)  # of a comparison that cannot be made
 EQUAL = 1e-9  # differences this near are the same: sums in another order differ by less
 
 
@@ -102,7 +107,7 @@ def compare(
     a_S, b_S = (values_1S[0] for values_1S in runs.resampled(np.ones((1, data.videos))))
     a, b = float(a_S.mean()), float(b_S.mean())
     if math.isnan(a - b):
-        return Compared(a, b, a - b, *[math.nan] * 5, left_out=0)
+        return Compared(a, b, a - b, *NOTHING)
     for_videos, for_swaps = np.random.default_rng(seed).spawn(2)
     a_RS, b_RS = _resampled(runs, data.videos, resamples, for_videos)
     there_R = np.isfinite(a_RS.mean(-1) - b_RS.mean(-1))

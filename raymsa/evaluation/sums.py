@@ -1,8 +1,8 @@
 """Metrics as functions of sums over clips, so that ten thousand resamples are a matrix product and not as many passes.
 
-A resample counts each clip some times; a metric that follows from sums over clips (of absolute errors, of right answers,
-of products of scores and labels) follows from the weighted sums then. A metric of metrics.py that has no entry here is
-computed by its own function, slower (see significance.py).
+A resample counts each clip some times; a metric that follows from sums over clips (of absolute errors, of right
+answers, of products of scores and labels) follows from the weighted sums then. A metric of metrics.py that has no entry
+here is computed by its own function, slower (see significance.py).
 
 Axes: C clips, K sums; `...` any axes before them.
 """
@@ -94,7 +94,8 @@ def _corr(of: Mapped, middle: float) -> Sums:
 
     def of_sums(sums: Floats) -> Floats:
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-        var_x, var_y, both = (_divided(m, n) - _divided(s * t, n * n) for m, s, t in ((xx, x, x), (yy, y, y), (xy, x, y)))
+        products = ((xx, x, x), (yy, y, y), (xy, x, y))
+        var_x, var_y, both = (_divided(of_two, n) - _divided(one * other, n * n) for of_two, one, other in products)
         varies = (var_x * n > VARIES * xx) & (var_y * n > VARIES * yy)
         return _divided(both, np.where(varies, np.sqrt(np.abs(var_x * var_y)), 0))
 
@@ -133,4 +134,5 @@ def _recall(sums: Floats) -> Floats:
 
 
 def _divided(top: Floats, bottom: Floats, else_: float = math.nan) -> Floats:
-    return np.divide(top, bottom, out=np.full(np.shape(top), else_), where=np.asarray(bottom) > 0)
+    quotient: Floats = np.divide(top, bottom, out=np.full(np.shape(top), else_), where=np.asarray(bottom) > 0)
+    return quotient

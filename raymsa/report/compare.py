@@ -13,12 +13,12 @@ from itertools import combinations
 from typing import Any
 
 from raymsa.errors import UsageError
-from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD, PROFILES
+from raymsa.evaluation.metrics import LOW_IS_GOOD, PROFILES
 from raymsa.evaluation.significance import Compared, Scored, compare, holm, scored
+from raymsa.report.results import rule_of
 from raymsa.report.sides import Answers, Side, answers, difference, side, videos
-from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
-from raymsa.words import for_json
+from raymsa.words import for_json, visible
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two groups on one metric. `p_holm` is p corrected for all tests of the table; `by_seed`: both have the same seeds,
-    which were paired."""
+    """Two groups on one metric. `p_holm` is p corrected for all tests of the table; `by_seed`: both have the same
+    seeds, which were paired."""
 
     a: str
     b: str
@@ -119,7 +119,7 @@ def _named_apart(sides: list[Side]) -> list[Side]:
     """With names that differ: where two have the same, as the person named them."""
     for one, other in combinations(sides, 2):
         if set(one.runs) & set(other.runs):
-            raise UsageError(f"{one.asked} and {other.asked} have runs in common ({one.runs[0]}); name different groups")
+            raise UsageError(f"{one.asked} and {other.asked} have runs in common; name different groups")
     names = [one.name for one in sides]
     return [replace(one, name=one.asked) if names.count(one.name) > 1 else one for one in sides]
 
@@ -127,7 +127,7 @@ def _named_apart(sides: list[Side]) -> list[Side]:
 def _refuse_unlike(sides: list[Side]) -> None:
     first = sides[0]
     for other in sides[1:]:
-        pair = f"{first.name} and {other.name} cannot be compared"
+        pair = visible(f"{first.name} and {other.name} cannot be compared")
         if first.profile != other.profile:
             raise UsageError(f"{pair}: their metrics differ in kind ({first.profile}, {other.profile})")
         if None not in (first.data_digest, other.data_digest) and first.data_digest != other.data_digest:
@@ -140,7 +140,7 @@ def _refuse_unlike(sides: list[Side]) -> None:
 def _refuse_other_clips(sides: list[Side], said: list[Answers]) -> None:
     for other, answered in zip(sides[1:], said[1:], strict=True):
         if reason := difference(said[0], answered):
-            raise UsageError(f"{sides[0].name} and {other.name} cannot be compared: {reason}")
+            raise UsageError(visible(f"{sides[0].name} and {other.name} cannot be compared: {reason}"))
 
 
 def _known(metrics: Sequence[str], profile: str) -> tuple[str, ...]:
@@ -155,4 +155,4 @@ def _known(metrics: Sequence[str], profile: str) -> tuple[str, ...]:
 def _decides(store: Store, one: Side) -> str:
     """The metric that decides on valid: the task's, or what a search was told to look for."""
     spec = queries.job(store, queries.run(store, one.runs[0]).job_id).spec
-    return aim_of(spec).metric if spec.get("search") else CRITERIA[one.profile].metric
+    return rule_of(spec, one.profile).metric

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from raymsa.report.cells import FIRST
 from raymsa.report.compare import Comparison, Difference
@@ -101,8 +101,8 @@ def _notes(found: Comparison) -> Iterator[str]:
     drawn, several = found.drawing, any(len(one.seeds) > 1 for one in found.sides)
     units = "clips" if found.videos is None else "videos"
     yield (
-        f"interval: {units}{' and seeds' if several else ''} drawn with replacement ({drawn.resamples:,} resamples, random "
-        f"seed {drawn.seed}); p: A and B swapped by {units[:-1]}, (b + 1) / (n + 1), for these seeds alone"
+        f"interval: {units}{' and seeds' if several else ''} drawn with replacement ({drawn.resamples:,} resamples, "
+        f"random seed {drawn.seed}); p: A and B swapped by {units[:-1]}, (b + 1) / (n + 1), for these seeds alone"
     )
     if len(_tests(found)) > 1:
         yield f"p (Holm) is corrected for the {len(_tests(found))} tests here; the intervals are each for themselves"
@@ -111,7 +111,7 @@ def _notes(found: Comparison) -> Iterator[str]:
             "clips were taken as independent, because which video each one is from is not known: if some are from one "
             "video, the intervals are too short and p too small"
         )
-    elif 1 < found.videos and FEW / 2.0**found.videos > 1 - drawn.confidence:
+    elif found.videos > 1 and FEW / 2.0**found.videos > 1 - drawn.confidence:
         yield f"with {found.videos} videos, p cannot be below {FEW / 2.0**found.videos:.3g}"
     yield from _of_seeds(found)
     yield from _of_sides(found)
@@ -127,8 +127,8 @@ def _of_seeds(found: Comparison) -> Iterator[str]:
     seeds = {one.name: one.seeds for one in found.sides}
     for a, b in dict.fromkeys((each.a, each.b) for each in found.differences if not each.by_seed):
         yield (
-            f"{a} and {b} have other seeds ({_listed(seeds[a])}; {_listed(seeds[b])}): they are not paired in seeds, and "
-            "swapped each with each"
+            f"{a} and {b} have other seeds ({_listed(seeds[a])}; {_listed(seeds[b])}): they are not paired in seeds, "
+            "and swapped each with each"
         )
 
 
@@ -162,5 +162,5 @@ def _percent(found: Comparison) -> str:
     return f"{100 * found.drawing.confidence:.6g} %"
 
 
-def _listed(values: object) -> str:
-    return ", ".join(map(str, values))  # type: ignore[call-overload]
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

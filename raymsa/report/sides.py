@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raymsa.errors import DataError, NotFinished, NotFound, SpecError, UsageError
+from raymsa.errors import DataError, NotFinished, NotFound, UsageError
 from raymsa.store import Store, queries
 from raymsa.target import task_of
+from raymsa.words import visible
 
-T = TypeVar("T")
 SHOWN = 3  # clips in an error
 
 
@@ -83,15 +83,15 @@ def side(store: Store, asked: str) -> Side:
 
 
 def answers(store: Store, one: Side, split: str) -> Answers:
-    """What its runs said. Raises UsageError when a run has nothing of this split, or its clips differ from another's."""
+    """What its runs said. Raises UsageError when a run has nothing of this split, or other clips than the others."""
     found = [queries.predictions(store, run_id, split) for run_id in one.runs]
     for run_id, rows in zip(one.runs, found, strict=True):
         if not rows:
-            raise UsageError(f"{run_id} has no predictions of {split}; its job scores others (evaluate.splits)")
+            raise UsageError(visible(f"{run_id} has no predictions of {split}; evaluate.splits is without it"))
     made = [_answers(rows) for rows in found]
     for run_id, other in zip(one.runs, made, strict=True):
         if reason := difference(made[0], other):
-            raise UsageError(f"{one.runs[0]} and {run_id} cannot stand in one group: {reason}")
+            raise UsageError(visible(f"{one.runs[0]} and {run_id} cannot stand in one group: {reason}"))
     scores = np.concatenate([each.score_SC for each in made])
     return Answers(scores, made[0].label_C, made[0].clips, float(np.mean([each.unparsable for each in made])))
 
@@ -112,14 +112,15 @@ def difference(one: Answers, other: Answers) -> str:
 
 
 def videos(one: Side, clips: Sequence[str]) -> list[str] | None:
-    """The video of each clip: by the clips' ids, else by the shards, where they are still at hand; None if neither says.
+    """The video of each clip: by its id, else by the shards, where they are still at hand; None if neither says.
 
     Where every clip has a video of its own, nothing is known of videos either.
     """
     from raymsa.spec import JobSpec
 
     with suppress(ValueError):  # a spec of an older raymsa
-        dataset = JobSpec.model_validate(one.spec).dataset
+        job: Any = JobSpec.model_validate(one.spec)
+        dataset = job.dataset
         found = [dataset.video_of(clip) for clip in clips]
         named = [video for video in (found if None not in found else _of_shards(one, dataset, clips)) if video]
         if len(named) == len(clips) > len(set(named)):
@@ -143,21 +144,14 @@ def _of_shards(one: Side, dataset: Any, clips: Sequence[str]) -> list[str | None
 
 
 def _of_word(store: Store, asked: str) -> list[queries.RunRow]:
-    """Runs of a job, else a run, else a group; ids of runs begin with their job's."""
-    job = _if_there(lambda: queries.job(store, asked))
-    key = _if_there(lambda: queries.group_key(store, asked))
-    if job and key and asked not in (job.id, job.name, key):
-        raise UsageError(f"{asked!r} could be job {job.id} ({job.name}) or group {key}; give more of the id")
-    if job and asked != key:
-        return _of_job(store, job)
-    if key:
-        done = queries.finished(store, groups=[key])
-        jobs = sorted({row.job_id for row in done})
-        return [row for job_id in jobs for row in queries.runs(store, job_id) if row.group_key == key]
-    run = _if_there(lambda: queries.run(store, asked))
-    if run is None:
-        raise NotFound(f"{asked!r}: no job, run or group of this name or id in the store")
-    return [run]
+    """Runs of a job, else of a group, else one run."""
+    with suppress(NotFound):
+        return _of_job(store, queries.job(store, asked))
+    with suppress(NotFound):
+        return queries.finished(store, groups=[queries.group_key(store, asked)])
+    with suppress(NotFound):
+        return [queries.run(store, asked)]
+    raise NotFound(f"no job, group or run {asked!r} in the store")
 
 
 def _of_job(store: Store, job: queries.Job) -> list[queries.RunRow]:
@@ -166,7 +160,7 @@ def _of_job(store: Store, job: queries.Job) -> list[queries.RunRow]:
     if len(variants) > 1:
         shown = ", ".join(f"{job.name}/{variant}" for variant in variants[: queries.CANDIDATES])
         more = ", ..." if len(variants) > queries.CANDIDATES else ""
-        raise UsageError(f"job {job.id} ({job.name}) has several variants; name one: {shown}{more}")
+        raise UsageError(visible(f"job {job.id} ({job.name}) has several variants; name one: {shown}{more}"))
     return _one_setting(job, rows, job.name)
 
 
@@ -174,7 +168,8 @@ def _of_variant(store: Store, job: queries.Job, variant: str) -> list[queries.Ru
     rows = [row for row in queries.runs(store, job.id) if row.variant == variant]
     if not rows and variant not in (job.spec.get("variants") or {}):
         known = sorted({row.variant for row in queries.runs(store, job.id)} | set(job.spec.get("variants") or {}))
-        raise NotFound(f"job {job.id} ({job.name}) has no variant {variant!r}; it has {', '.join(known) or 'none yet'}")
+        has = ", ".join(known) or "none yet"
+        raise NotFound(visible(f"job {job.id} ({job.name}) has no variant {variant!r}; it has {has}"))
     return _one_setting(job, rows, f"{job.name}/{variant}")
 
 
@@ -184,15 +179,8 @@ def _one_setting(job: queries.Job, rows: list[queries.RunRow], name: str) -> lis
         rows = [row for row in rows if row.seed != job.spec["seeds"][0]] or rows
     keys = {row.group_key for row in rows}
     if len(keys) > 1:
-        raise UsageError(f"{name} holds {len(keys)} settings of a search; name a run or a group's key")
+        raise UsageError(visible(f"{name} holds {len(keys)} settings of a search; name a run or a group's key"))
     return rows
-
-
-def _if_there(ask: Callable[[], T]) -> T | None:
-    try:
-        return ask()
-    except NotFound:
-        return None
 
 
 def _name(store: Store, row: queries.RunRow, seeds: int) -> str:
