@@ -20,9 +20,10 @@ from raymsa.clip import SHARD_SCHEMA, Clip, to_row
 from raymsa.data import manifest
 from raymsa.data.manifest import Manifest
 from raymsa.evaluation.metrics import measure
+from raymsa.jobfile import load_dataset
 from raymsa.queue import NewTask, put
 from raymsa.report.compare import comparison
-from raymsa.spec import check, load_dataset
+from raymsa.spec import check
 from raymsa.store import Store, queries, records
 
 ROOT = Path(__file__).parent.parent
@@ -283,6 +284,14 @@ def made_shards(dataset: Any, raw: Path, folder: Path) -> str:
     about |= {"cut_sound": 0, "damaged": 0, "rejects": 0, "labels": None, "settings": {}, "versions": {}}
     manifest.write(folder, Manifest.model_validate({**about, "files": (file,)}))
     return "shards"
+
+
+def test_clips_of_a_single_video_have_no_interval(store: Store) -> None:
+    job = job_of(store, "disc", "gen")
+    for variant, miss in (("disc", 0.3), ("gen", 0.5)):
+        done(store, job, variant, 1, LABEL + miss, clips=[f"v$_${n}" for n in range(CLIPS)])
+    assert "there is no interval (one video, or" in flat(call("mosi/disc", "mosi/gen").stdout)
+    assert data("mosi/disc", "mosi/gen")["differences"][0]["found"]["low"] is None
 
 
 def test_few_videos_say_how_small_p_can_be(store: Store) -> None:

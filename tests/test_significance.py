@@ -141,6 +141,8 @@ def test_nothing_is_made_of_a_metric_that_is_not_there() -> None:
     found = compare(flat, "mosi", "corr", resamples=100)
     assert math.isnan(found.a) and not math.isnan(found.b)
     assert all(map(math.isnan, (found.difference, found.low, found.high, found.p)))
+    endless = Scored(np.where(data.a_SC > 2, np.inf, data.a_SC), data.b_SC, data.label_C, data.video_C, True)
+    assert all(map(math.isnan, compare(endless, "mosi", "mae", resamples=100)[2:8]))
     missing = Scored(np.where(data.a_SC > 2, np.nan, data.a_SC), data.b_SC, data.label_C, data.video_C, True)
     assert all(math.isnan(compare(missing, "mosi", m, resamples=100).p) for m in PROFILES["mosi"])
 
@@ -264,7 +266,7 @@ def test_holm_lies_between_no_correction_and_bonferronis(p: list[float]) -> None
 
 @pytest.mark.parametrize(("seeds", "of_seeds", "by_seed"), [(4, 0.1, True), (4, 0.1, False), (1, 0.0, True)])
 def test_the_interval_covers_at_its_level(seeds: int, of_seeds: float, by_seed: bool) -> None:
-    """300 worlds: 95 % of them, less 3 standard errors of that count at most. More worlds: tests/benchmarks/bench_compare.py."""
+    """95 % of 300 worlds, less 3 standard errors of that count at most; more worlds: benchmarks/bench_compare.py."""
     rng, held = np.random.default_rng(7), 0
     for world in range(300):
         data = clustered(rng, 0.2, seeds, of_seeds, by_seed)

@@ -41,7 +41,7 @@ from raymsa.evaluation.metrics import PROFILES, Metric
 from raymsa.evaluation.sums import Floats, Sums, sums_of
 
 NUMBERS = 4_000_000  # held at once by a batch of resamples: 32 MB each time they are copied
-NOTHING = (math.nan, math.nan, math.nan, math.nan, math.nan, 0)  # of a comparison that cannot be made
+NOTHING = (math.nan, math.nan, math.nan, math.nan, math.nan, 0)  # from `low` on, of what cannot be compared
 EQUAL = 1e-9  # differences this near are the same: sums in another order differ by less
 
 
@@ -106,8 +106,8 @@ def compare(
     runs = _runs(data, profile, metric)
     a_S, b_S = (values_1S[0] for values_1S in runs.resampled(np.ones((1, data.videos))))
     a, b = float(a_S.mean()), float(b_S.mean())
-    if math.isnan(a - b):
-        return Compared(a, b, a - b, *NOTHING)
+    if not math.isfinite(a - b):
+        return Compared(a, b, math.nan, *NOTHING)
     for_videos, for_swaps = np.random.default_rng(seed).spawn(2)
     a_RS, b_RS = _resampled(runs, data.videos, resamples, for_videos)
     there_R = np.isfinite(a_RS.mean(-1) - b_RS.mean(-1))
@@ -209,7 +209,7 @@ def _batches(resamples: int, numbers: int) -> Iterator[int]:
 def _runs(data: Scored, profile: str, metric: str) -> _Runs:
     function = PROFILES[profile][metric]
     answers = (data.a_SC, data.b_SC, data.label_C)
-    if any(np.isnan(values).any() for values in answers):
+    if not all(np.isfinite(values).all() for values in answers):
         return _ByClips(data, lambda score_C, label_C: math.nan)
     sums = sums_of(profile, metric, int(max(values.max() for values in answers)) + 1, float(data.label_C.mean()))
     return _ByClips(data, function) if sums is None else _BySums(data, sums)

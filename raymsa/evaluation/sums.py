@@ -108,7 +108,8 @@ def _counts(classes: int, of: Mapped, without_zeros: bool = False) -> Callable[[
     def of_clips(score_C: Scores, label_C: Scores) -> Floats:
         counts_C1 = ((label_C != 0) if without_zeros else np.ones(len(label_C), bool))[:, None]
         said, true = (of(value)[:, None] == np.arange(classes) for value in (score_C, label_C))
-        return (np.concatenate([said & true, said, true], -1) & counts_C1).astype(float)
+        counts_CK: Floats = (np.concatenate([said & true, said, true], -1) & counts_C1).astype(float)
+        return counts_CK
 
     return of_clips
 

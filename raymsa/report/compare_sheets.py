@@ -29,7 +29,7 @@ def one_sheet(found: Comparison) -> Sheet:
 
 def sentence(found: Comparison, each: Difference) -> str:
     """What a difference means, in words."""
-    undefined = [name for name, value in ((each.a, each.found.a), (each.b, each.found.b)) if math.isnan(value)]
+    undefined = [name for name, value in ((each.a, each.found.a), (each.b, each.found.b)) if not math.isfinite(value)]
     if undefined:
         return (
             f"{' and '.join(undefined)}: {each.metric} is not defined (scores or labels that do not vary, or are not "
@@ -54,7 +54,7 @@ def _settled(found: Comparison, each: Difference) -> str:
     small = p <= 1 - found.drawing.confidence
     said = f"p is {shown(p, Column('', '', _p_decimals(found)))}" + (" after Holm's correction" if several else "")
     if math.isnan(each.found.low):
-        return f"all clips are of one video, so that there is no interval, and {said}"
+        return f"there is no interval (one video, or hardly a resample that has this metric), and {said}"
     if each.found.low <= 0 <= each.found.high:
         doubt = f", though {said} for these seeds" if small else ""
         return f"the {_percent(found)} interval holds 0: which one is better is not settled{doubt}"
