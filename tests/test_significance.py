@@ -195,6 +195,30 @@ def test_the_exact_p_of_few_videos_is_reached() -> None:
     assert found.p == pytest.approx(2 / 64, abs=0.005)
 
 
+def test_p_is_never_0() -> None:
+    """No swap of 40 videos is as far from 0 as what was found, but what was found counts as one."""
+    data = scored(np.full((1, 40), 2), np.full((1, 40), 1), np.zeros(40), np.arange(40), True)
+    assert compare(data, "mosi", "mae", resamples=200).p == 1 / 201
+
+
+@pytest.mark.parametrize("by_seed", [True, False])
+def test_the_error_of_seeds_is_without_what_videos_have_made_of_them(by_seed: bool) -> None:
+    """Of videos of one length and the mean absolute error, both variances are known without any draw."""
+    rng, seeds, videos = np.random.default_rng(3), 5, 30
+    a, b = (9 + rng.normal(0, 0.3, (seeds, 1)) + rng.normal(0, 1, (seeds, videos)) for _ in range(2))
+    found = compare(scored(a, b, np.zeros(videos), np.arange(videos), by_seed), "mosi", "mae", resamples=20_000)
+
+    def variance(of_SV: Any) -> float:
+        means_S = of_SV.mean(1)
+        apart_SV = of_SV - of_SV.mean(0) - (means_S - means_S.mean())[:, None]
+        by_videos = (apart_SV**2).sum(1).mean() / videos**2 * videos / (videos - 1) / (seeds - 1)
+        return float(means_S.var(ddof=1) / seeds - by_videos)
+
+    known = variance(a - b) if by_seed else variance(a) + variance(b)
+    assert found.se_seeds == pytest.approx(math.sqrt(known), rel=0.02)
+    assert found.se_videos == pytest.approx((a - b).mean(0).std(ddof=1) / math.sqrt(videos), rel=0.03)
+
+
 @pytest.mark.parametrize("metric", ["mae", "corr", "f1_has0"])
 def test_the_standard_error_of_videos_is_that_of_scipys_bootstrap(metric: str) -> None:
     rng = np.random.default_rng(0)

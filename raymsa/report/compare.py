@@ -15,7 +15,7 @@ from typing import Any
 from raymsa.errors import UsageError
 from raymsa.evaluation.metrics import LOW_IS_GOOD, PROFILES
 from raymsa.evaluation.significance import Compared, Scored, compare, holm, scored
-from raymsa.report.results import rule_of
+from raymsa.report.finals import rule_of
 from raymsa.report.sides import Answers, Side, answers, difference, side, videos
 from raymsa.store import Store, queries
 from raymsa.words import for_json, visible
