@@ -189,7 +189,6 @@ def _name(store: Store, row: queries.RunRow, seeds: int) -> str:
 
 
 def _answers(rows: list[queries.Prediction]) -> Answers:
-    rows = sorted(rows, key=lambda row: row.clip_id)  # PostgreSQL's order depends on the locale
     return Answers(
         np.array([[row.score for row in rows]], np.float32),
         np.array([row.label for row in rows], np.float32),
