@@ -54,6 +54,12 @@ def test_every_damaged_row_is_named_with_its_reason(example, rows):
     assert not any("\n" in reason for reason in rejects.values())
 
 
+def test_a_clips_id_names_its_own_video_or_none(example, rows):
+    assert all(example.dataset.video_of(clip.id) in (None, clip.video_id) for clip in clips_of(rows).values())
+    if example.dataset.kind in ("cmu", "ch_sims", "meld", "synthetic"):
+        assert all(example.dataset.video_of(clip.id) for clip in clips_of(rows).values())
+
+
 def test_every_label_of_a_row_is_kept_under_its_name(example, rows):
     assert {name: clips_of(rows)[name].targets for name in example.targets} == example.targets
 

@@ -36,6 +36,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "top": "watch",
     "logs": "show",
     "results": "results",
+    "compare": "compare",
     "search": "search",
     "wait": "orders",
     "cancel": "orders",

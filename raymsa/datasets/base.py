@@ -82,6 +82,10 @@ class Layout(Spec):
         Raises DataError when the folder or the label file as a whole is unusable.
         """
 
+    def video_of(self, clip_id: str) -> str | None:
+        """The video or dialogue that a clip's id names; None where ids do not say it."""
+        return None
+
     def checked(self, rows: Iterator[Row | Reject]) -> Iterator[RawClip | Reject]:
         """Each row as a clip, or the first rule that it breaks; a row that is a Reject already passes through.
 

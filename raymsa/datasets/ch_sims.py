@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from raymsa.clip import RawClip, Reject
 from raymsa.datasets.base import Layout
 from raymsa.datasets.folder import Listing
-from raymsa.datasets.mmsa import COLUMNS, KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, label_rows
+from raymsa.datasets.mmsa import COLUMNS, KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, label_rows, video_of
 from raymsa.datasets.textfile import CHINESE, table_rows
 from raymsa.target import Language, Regression, Task
 
@@ -39,6 +39,10 @@ class ChSims(Layout):
         """A task that names only its target has the scores of CH-SIMS all the same."""
         is_scores = isinstance(value, dict) and value.get("kind") == "regression"
         return {**SCORES, **value} if is_scores else value
+
+    def video_of(self, clip_id: str) -> str | None:
+        """The part before `$_$`."""
+        return video_of(clip_id)
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of the label file, in file order. Raises DataError when the file or a column is missing."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from raymsa.clip import RawClip, Reject
 from raymsa.datasets.base import Layout
 from raymsa.datasets.folder import Listing, leaves, one_of
-from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, Words, label_rows
+from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, Words, label_rows, video_of
 from raymsa.datasets.textfile import Fields, read_text, table_rows
 
 # What `auto` looks for, in any case of letters: one folder of clips, and only when there is none, one of sound alone.
@@ -44,6 +44,10 @@ class Cmu(Layout):
         description="folder with the official <video_id>.annotprocessed or .txt, read where label.csv has no text; "
         "auto takes Transcript/Segmented when it is there; null takes label.csv alone",
     )
+
+    def video_of(self, clip_id: str) -> str | None:
+        """The part before `$_$`."""
+        return video_of(clip_id)
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of label.csv, in file order.

@@ -57,6 +57,10 @@ class Meld(Layout):
         description="what is predicted: the target is emotion or sentiment (negative, neutral, positive)",
     )
 
+    def video_of(self, clip_id: str) -> str | None:
+        """The dialogue: the part before `_utt`."""
+        return clip_id.rpartition("_utt")[0] or None
+
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of the label files that are there, train, dev, test. A dialogue's order is that of its utterances.
 

@@ -12,6 +12,7 @@ LABEL_FILE = "label.csv"
 MEDIA_DIR = "Raw"
 KEYS = ("video_id", "clip_id", "text", "label", "mode")
 COLUMNS = ("video_id", "clip_id", "text", "label", "label_T", "label_A", "label_V", "annotation", "mode")
+JOINT = "$_$"  # between video and clip in a clip's id
 TARGETS = ("label", "label_T", "label_A", "label_V", "annotation")
 
 
@@ -41,6 +42,11 @@ class ClipFiles:
         return found or f"{self._folder}/{missing}.mp4"
 
 
+def video_of(clip_id: str) -> str | None:
+    """The video in an id of `label_rows`."""
+    return clip_id.rpartition(JOINT)[0] or None
+
+
 def label_rows(
     table: Iterator[tuple[int, Fields | Reject]], files: ClipFiles, words: Words | None = None
 ) -> Iterator[Row | Reject]:
@@ -53,7 +59,7 @@ def _row(number: int, fields: Fields, files: ClipFiles, words: Words | None) -> 
     video, clip = fields["video_id"].strip(), fields["clip_id"].strip()
     if not video or not clip:
         return Reject(f"line {number}", "", "video_id or clip_id is empty")
-    name, media, text = f"{video}$_${clip}", files.of(video, clip), fields.get("text")
+    name, media, text = f"{video}{JOINT}{clip}", files.of(video, clip), fields.get("text")
     if words and not (text or "").strip():
         said = words.of(video, clip)
         if said is None and text is None:

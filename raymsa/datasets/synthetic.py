@@ -19,7 +19,7 @@ from pydantic import Field
 from raymsa.clip import SAMPLE_RATE, SPLITS, RawClip, Reject
 from raymsa.datasets.base import Layout
 from raymsa.datasets.folder import Listing
-from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, label_rows
+from raymsa.datasets.mmsa import KEYS, LABEL_FILE, MEDIA_DIR, ClipFiles, label_rows, video_of
 from raymsa.datasets.textfile import table_rows
 from raymsa.errors import DataError
 from raymsa.target import Regression
@@ -59,6 +59,10 @@ class Synthetic(Layout):
             _publish(part, raw, self._settings())
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def video_of(self, clip_id: str) -> str | None:
+        """The part before `$_$`."""
+        return video_of(clip_id)
 
     def clips(self, raw: Path) -> Iterator[RawClip | Reject]:
         """Every row of label.csv, in file order. Raises DataError when it was not made."""

@@ -161,37 +161,37 @@ def uar(answer_B: Scores, label_B: Scores) -> float:
 @metric("sims")
 def sims_acc2(score_B: Scores, label_B: Scores) -> float:
     """Two right-closed bins: 0 counts as negative."""
-    return _accuracy(_sims_bin(score_B, 2), _sims_bin(label_B, 2))
+    return _accuracy(sims_bin(score_B, 2), sims_bin(label_B, 2))
 
 
 @metric("sims")
 def sims_acc3(score_B: Scores, label_B: Scores) -> float:
     """Three bins, cut at -0.1 and 0.1."""
-    return _accuracy(_sims_bin(score_B, 3), _sims_bin(label_B, 3))
+    return _accuracy(sims_bin(score_B, 3), sims_bin(label_B, 3))
 
 
 @metric("sims")
 def sims_acc5(score_B: Scores, label_B: Scores) -> float:
     """Five bins, cut at -0.7, -0.1, 0.1 and 0.7."""
-    return _accuracy(_sims_bin(score_B, 5), _sims_bin(label_B, 5))
+    return _accuracy(sims_bin(score_B, 5), sims_bin(label_B, 5))
 
 
 @metric("sims")
 def sims_f1(score_B: Scores, label_B: Scores) -> float:
     """Weighted F1 of the two bins."""
-    return weighted_f1(_sims_bin(score_B, 2), _sims_bin(label_B, 2))
+    return weighted_f1(sims_bin(score_B, 2), sims_bin(label_B, 2))
 
 
 @metric("sims")
 def sims_mae(score_B: Scores, label_B: Scores) -> float:
     """Mean absolute error of scores clipped to +-1."""
-    return mae(_unit(score_B), _unit(label_B))
+    return mae(unit(score_B), unit(label_B))
 
 
 @metric("sims")
 def sims_corr(score_B: Scores, label_B: Scores) -> float:
     """Pearson correlation of scores clipped to +-1."""
-    return corr(_unit(score_B), _unit(label_B))
+    return corr(unit(score_B), unit(label_B))
 
 
 def _accuracy(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
@@ -204,14 +204,20 @@ def _f1(predicted_B: NDArray[Any], true_B: NDArray[Any]) -> float:
 
 
 def _rounded_accuracy(score_B: Scores, label_B: Scores, limit: int) -> float:
-    # np.round is half-to-even (0.5 -> 0, 1.5 -> 2), and MMSA's tables were made with it
-    return _accuracy(np.round(np.clip(score_B, -limit, limit)), np.round(np.clip(label_B, -limit, limit)))
+    return _accuracy(rounded(score_B, limit), rounded(label_B, limit))
 
 
-def _sims_bin(value_B: Scores, bins: int) -> NDArray[np.intp]:
+def rounded(value_B: Scores, limit: int) -> Scores:
+    """The nearest whole number up to +-limit; half to even (0.5 -> 0, 1.5 -> 2), as MMSA's tables were made."""
+    return np.round(np.clip(value_B, -limit, limit)).astype(np.float32)
+
+
+def sims_bin(value_B: Scores, bins: int) -> NDArray[np.intp]:
+    """Which of CH-SIMS's bins, counted from 0."""
     # MMSA compares float32 scores with Python numbers, which numpy 2 turns into float32 first
-    return np.digitize(_unit(value_B), np.asarray(SIMS_EDGES[bins], np.float32), right=True)
+    return np.digitize(unit(value_B), np.asarray(SIMS_EDGES[bins], np.float32), right=True)
 
 
-def _unit(value_B: Scores) -> Scores:
+def unit(value_B: Scores) -> Scores:
+    """Clipped to +-1."""
     return np.clip(value_B, -1, 1)

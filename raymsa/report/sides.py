@@ -1,0 +1,202 @@
+"""Which runs a person means by `JOB/VARIANT`, a job, a run or a group's key, and what they said of the same clips."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymsa.errors import DataError, NotFinished, NotFound, UsageError
+from raymsa.store import Store, queries
+from raymsa.target import task_of
+from raymsa.words import visible
+
+SHOWN = 3  # clips in an error
+
+
+@dataclass(frozen=True)
+class Side:
+    """One group: its runs that are done, by seed. `asked` is how the person named it, `unfinished` how many of its runs
+    are not done, `repeated` the seeds that were run more than once, of which the newest run counts."""
+
+    asked: str
+    name: str
+    spec: Mapping[str, Any]
+    group_key: str
+    data_digest: str | None
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    unfinished: int
+    repeated: tuple[int, ...]
+
+    @property
+    def profile(self) -> str:
+        """The metric rules."""
+        return task_of(self.spec).profile
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a group's runs said of a split: scores [S, C] by seed, labels [C], ids of clips [C], and the share of all
+    answers that could not be parsed."""
+
+    score_SC: NDArray[np.float32]
+    label_C: NDArray[np.float32]
+    clips: tuple[str, ...]
+    unparsable: float
+
+
+def side(store: Store, asked: str) -> Side:
+    """The group that a person names: `JOB/VARIANT` or `JOB:VARIANT`, a job of one variant, a run, a group's key.
+
+    Jobs, runs and keys may be the beginning of an id, jobs also names. Raises NotFound, NotFinished when no run of it
+    is done, UsageError when several fit, or runs are on different clips.
+    """
+    job_name, *variant = re.split("[/:]", asked, maxsplit=1)
+    rows = _of_variant(store, queries.job(store, job_name), variant[0]) if variant else _of_word(store, asked)
+    done = [row for row in rows if row.state == "done"]
+    if not done:
+        states = sorted({row.state for row in rows})
+        raise NotFinished(f"{asked}: no run of it is done ({', '.join(states) or 'none has begun'})")
+    digests = sorted({row.data_digest for row in done if row.data_digest})
+    if len(digests) > 1:
+        raise UsageError(f"{asked}: its runs are on different clips (data digests {', '.join(digests)}); name one run")
+    newest = {row.seed: row for row in sorted(done, key=lambda row: (row.finished_at or 0, row.id))}
+    seeds = sorted(newest)
+    first = newest[seeds[0]]
+    return Side(
+        asked=asked,
+        name=_name(store, first, len(seeds)),
+        spec=first.spec,
+        group_key=first.group_key,
+        data_digest=digests[0] if digests else None,
+        runs=tuple(newest[seed].id for seed in seeds),
+        seeds=tuple(seeds),
+        unfinished=sum(row.state not in ("done", "pruned") for row in rows),
+        repeated=tuple(seed for seed in seeds if sum(row.seed == seed for row in done) > 1),
+    )
+
+
+def answers(store: Store, one: Side, split: str) -> Answers:
+    """What its runs said. Raises UsageError when a run has nothing of this split, or other clips than the others."""
+    found = [queries.predictions(store, run_id, split) for run_id in one.runs]
+    for run_id, rows in zip(one.runs, found, strict=True):
+        if not rows:
+            raise UsageError(visible(f"{run_id} has no predictions of {split}; evaluate.splits is without it"))
+    made = [_answers(rows) for rows in found]
+    for run_id, other in zip(one.runs, made, strict=True):
+        if reason := difference(made[0], other):
+            raise UsageError(visible(f"{one.runs[0]} and {run_id} cannot stand in one group: {reason}"))
+    scores = np.concatenate([each.score_SC for each in made])
+    return Answers(scores, made[0].label_C, made[0].clips, float(np.mean([each.unparsable for each in made])))
+
+
+def difference(one: Answers, other: Answers) -> str:
+    """Why two were not asked about the same clips; empty when they were."""
+    if one.clips != other.clips:
+        left, right = (sorted({*a.clips} - {*b.clips}) for a, b in ((one, other), (other, one)))
+        return f"their clips differ: {_some(left)} only in the first, {_some(right)} only in the second"
+    differ = np.flatnonzero(one.label_C != other.label_C)
+    if len(differ):
+        at = differ[0]
+        return (
+            f"labels of {len(differ)} clips differ: {one.clips[at]!r} is {one.label_C[at]:g} in the first and "
+            f"{other.label_C[at]:g} in the second"
+        )
+    return ""
+
+
+def videos(one: Side, clips: Sequence[str]) -> list[str] | None:
+    """The video of each clip: by its id, else by the shards, where they are still at hand; None if neither says.
+
+    Where every clip has a video of its own, nothing is known of videos either.
+    """
+    from raymsa.spec import JobSpec
+
+    with suppress(ValueError):  # a spec of an older raymsa
+        job: Any = JobSpec.model_validate(one.spec)
+        dataset = job.dataset
+        found = [dataset.video_of(clip) for clip in clips]
+        named = [video for video in (found if None not in found else _of_shards(one, dataset, clips)) if video]
+        if len(named) == len(clips) > len(set(named)):
+            return named
+    return None
+
+
+def _of_shards(one: Side, dataset: Any, clips: Sequence[str]) -> list[str | None]:
+    from raymsa.data.columns import columns
+    from raymsa.data.manifest import parse
+    from raymsa.plan import shards_of
+
+    with suppress(DataError, OSError):
+        folder = shards_of(dataset)
+        manifest = parse(folder)
+        if manifest.digest == one.data_digest:
+            table = columns(folder, manifest, ["id", "video_id"])
+            video = dict(zip(table["id"].to_pylist(), table["video_id"].to_pylist(), strict=True))
+            return [video.get(clip) for clip in clips]
+    return []
+
+
+def _of_word(store: Store, asked: str) -> list[queries.RunRow]:
+    """Runs of a job, else of a group, else one run."""
+    with suppress(NotFound):
+        return _of_job(store, queries.job(store, asked))
+    with suppress(NotFound):
+        return queries.finished(store, groups=[queries.group_key(store, asked)])
+    with suppress(NotFound):
+        return [queries.run(store, asked)]
+    raise NotFound(f"no job, group or run {asked!r} in the store")
+
+
+def _of_job(store: Store, job: queries.Job) -> list[queries.RunRow]:
+    rows = queries.runs(store, job.id)
+    variants = sorted({row.variant for row in rows} | set(job.spec.get("variants") or {}))
+    if len(variants) > 1:
+        shown = ", ".join(f"{job.name}/{variant}" for variant in variants[: queries.CANDIDATES])
+        more = ", ..." if len(variants) > queries.CANDIDATES else ""
+        raise UsageError(visible(f"job {job.id} ({job.name}) has several variants; name one: {shown}{more}"))
+    return _one_setting(job, rows, job.name)
+
+
+def _of_variant(store: Store, job: queries.Job, variant: str) -> list[queries.RunRow]:
+    rows = [row for row in queries.runs(store, job.id) if row.variant == variant]
+    if not rows and variant not in (job.spec.get("variants") or {}):
+        known = sorted({row.variant for row in queries.runs(store, job.id)} | set(job.spec.get("variants") or {}))
+        has = ", ".join(known) or "none yet"
+        raise NotFound(visible(f"job {job.id} ({job.name}) has no variant {variant!r}; it has {has}"))
+    return _one_setting(job, rows, f"{job.name}/{variant}")
+
+
+def _one_setting(job: queries.Job, rows: list[queries.RunRow], name: str) -> list[queries.RunRow]:
+    """Of a search, the runs that confirm a setting, where there are some: its trial was chosen for its luck, too."""
+    if job.spec.get("search"):
+        rows = [row for row in rows if row.seed != job.spec["seeds"][0]] or rows
+    keys = {row.group_key for row in rows}
+    if len(keys) > 1:
+        raise UsageError(visible(f"{name} holds {len(keys)} settings of a search; name a run or a group's key"))
+    return rows
+
+
+def _name(store: Store, row: queries.RunRow, seeds: int) -> str:
+    job = queries.job(store, row.job_id)
+    return f"{job.name}/{row.variant}" + (f" seed {row.seed}" if seeds == 1 else "")
+
+
+def _answers(rows: list[queries.Prediction]) -> Answers:
+    return Answers(
+        np.array([[row.score for row in rows]], np.float32),
+        np.array([row.label for row in rows], np.float32),
+        tuple(row.clip_id for row in rows),
+        float(np.mean([not row.parsed for row in rows])),
+    )
+
+
+def _some(clips: list[str]) -> str:
+    shown = ", ".join(map(repr, clips[:SHOWN]))
+    return f"{len(clips)} ({shown}{', ...' if len(clips) > SHOWN else ''})" if clips else "none"
