@@ -37,6 +37,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "logs": "show",
     "results": "show",
     "search": "search",
+    "report": "report",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",
