@@ -276,27 +276,26 @@ def test_the_same_job_gives_the_same_bytes(store: Store) -> None:
 # Words of others
 
 
-def test_hostile_words_are_text_everywhere(store: Store, tmp_path: Path) -> None:
-    labels = made_up_runs.small(3)
-    labels["test"] = {**labels["test"], HOSTILE: -3.0, "x" * 10_000: 3.0}
-    task = {"kind": "classification", "classes": ["a", HOSTILE, "c"]}
-    data = {"kind": "synthetic", "name": HOSTILE, "task": task}
-    for number, sections in enumerate(({}, {"dataset": data})):
-        spec = made_up_runs.job_spec(**sections)
-        mine = labels if not number else {split: dict.fromkeys(some, 1.0) for split, some in labels.items()}
-        job_id = made_up_runs.submit(store, spec, name=f"{number}{HOSTILE}")
-        made_up_runs.finish(store, job_id, spec, mine, skip=("gen-2",))
-        records.fail_run(store, f"{job_id}-gen-2", HOSTILE * 300)
-        out = tmp_path / str(number)
-        write(gather(store, job_id), out)
-        for path in filter(Path.is_file, out.rglob("*")):
-            text = path.read_text(encoding="utf-8")
-            assert "\x1b" not in text and "\u202e" not in text, path
-        tree = Tree((out / page.PAGE).read_text(encoding="utf-8"))
-        assert not tree.of("script", "b", "a1") and len(tree.of("title")) == 1
-        assert "<script>alert('x')</script></title>\" & =cmd|'/c calc'! $\\alpha$" in tree.text
-        tex = (out / "tables/unfinished.tex").read_text(encoding="utf-8")
-        assert "\\alpha" not in tex and r"\textbackslash{}alpha" in tex
+@pytest.mark.parametrize("classes", [False, True], ids=["scores", "classes"])
+def test_hostile_words_are_text_everywhere(store: Store, tmp_path: Path, classes: bool) -> None:
+    task = {"kind": "classification", "classes": ["a", HOSTILE, "c"]} if classes else {"kind": "regression"}
+    clips = {HOSTILE: 1.0, "x" * 10_000: 1.0, "v1": 2.0}
+    spec = made_up_runs.job_spec(dataset={"kind": "synthetic", "name": "clips", "task": task})
+    job_id = made_up_runs.submit(store, spec, name=HOSTILE)
+    made_up_runs.finish(store, job_id, spec, {"valid": clips, "test": clips}, skip=("gen-2",))
+    records.fail_run(store, f"{job_id}-gen-2", HOSTILE * 300)
+    out = tmp_path / "report"
+    report = gather(store, job_id)
+    assert report.worst
+    write(report, out)
+    for path in filter(Path.is_file, out.rglob("*")):
+        text = path.read_text(encoding="utf-8")
+        assert "\x1b" not in text and "\u202e" not in text, path
+    tree = Tree((out / page.PAGE).read_text(encoding="utf-8"))
+    assert not tree.of("script", "b", "a1") and len(tree.of("title")) == 1
+    assert tree.text.count("<script>alert('x')</script></title>\" & =cmd|'/c calc'! $\\alpha$") > 300
+    tex = (out / "tables/unfinished.tex").read_text(encoding="utf-8")
+    assert "\\alpha" not in tex and r"\textbackslash{}alpha" in tex
 
 
 def test_a_hostile_name_is_text_in_a_figure(store: Store) -> None:

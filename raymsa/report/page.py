@@ -133,7 +133,9 @@ def _files(report: Report) -> dict[str, str]:
     files = {PAGE: page(report)}
     for name, sheet in report.sheets.items():
         files |= {f"{TABLES}/{name}.md": markdown(sheet), f"{TABLES}/{name}.tex": latex(sheet)}
-    files[words.JOB_FILE] = yaml.safe_dump(job.spec, sort_keys=False, allow_unicode=True)
+    text = json.dumps(job.spec, ensure_ascii=False)
+    harmless = visible(text) == text  # else all that is not ASCII is escaped: people print such a file
+    files[words.JOB_FILE] = yaml.safe_dump(job.spec, sort_keys=False, allow_unicode=harmless)
     mark = {"raymsa": "report", "job": job.id, "files": sorted([*files, MARK])}
     return {**files, MARK: json.dumps(mark, indent=1) + "\n"}
 
