@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from raymsa.cli import main
 from raymsa.errors import NotFound, RaymsaError, UsageError
+from raymsa.jobfile import load_job
 from raymsa.report import page
 from raymsa.report.page import MARK, gather, write
 from raymsa.report.plots import MOST, plot
-from raymsa.spec import load_job
 from raymsa.store import Store, records
 from tests import made_up_runs, searches
 from tests.clips import clip
