@@ -15,7 +15,7 @@ import yaml
 from raymsa.errors import RaymsaError, UsageError
 from raymsa.report import page_tables as sheets
 from raymsa.report import page_words as words
-from raymsa.report import plots_clips, plots_runs
+from raymsa.report import plots_clips, plots_pairs, plots_runs
 from raymsa.report.evidence import Evidence, evidence
 from raymsa.report.formats import Sheet, latex, markdown, marked, on_the_left
 from raymsa.report.plots import MOST, Plot
@@ -51,6 +51,7 @@ def gather(store: Store, job_id: str) -> Report:
         "valid": plots_runs.valid(about),
         "seeds": plots_runs.seeds(about),
         **plots_clips.of_clips(about),
+        "pairs": plots_pairs.pairs(about),
     }
     return Report(about, _sheets(store, about, clips), made, clips, known)
 
@@ -78,7 +79,7 @@ def page(report: Report) -> str:
         plots=report.plots,
         verdict=_sentence(verdict(about.found.search)) if about.found.search else "",
         groups_left_out=max(0, len(about.groups) - MOST),
-        pairs_left_out=plots_clips.pairs_left_out(sum(g.score_RB.size > 0 for g in about.groups)),
+        pairs_left_out=plots_pairs.left_out(about),
         worst=[
             (clip, sheets.value(about, clip.label), _wrong(about, clip), _said(about, clip)) for clip in report.worst
         ],
