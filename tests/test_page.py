@@ -166,7 +166,7 @@ def test_two_variants_are_compared_clip_by_clip(store: Store) -> None:
             records.finish_run(store, f"{job_id}-{variant}-{seed}", {}, {}, clips)
     scores, errors = gather(store, job_id).plots["pairs"]
     assert "they correlate at 1.000" in scores.alt
-    assert errors.alt == "disc is nearer to the label on 100.0 % of the clips; gen is +0.500 points further off."
+    assert errors.alt == "disc is nearer to the label on 100.0 % of the clips, gen is +0.500 points worse."
 
 
 # What is missing

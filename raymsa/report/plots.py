@@ -77,13 +77,12 @@ def plot(name: str, title: str, alt: str, note: str, paint: Callable[[Any], None
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         paint(figure.add_subplot())
         file = io.BytesIO()
-        nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nobody, transparent=True)
+        figure.savefig(file, format="svg", transparent=True)
     return Plot(name, title, visible(alt), visible(note), inline(file.getvalue(), name, visible(alt)))
 
 
 def inline(svg: bytes, name: str, alt: str) -> str:
-    """An SVG file as an element of a page: ids of its own, colours of the style sheet, few digits, a label."""
+    """An SVG file as an element of a page: ids of its own, colours of the style sheet, few digits, a label, no date."""
     ET.register_namespace("", SVG)
     root = ET.fromstring(svg)  # noqa: S314 - what matplotlib just wrote
     for parent in list(root.iter()):

@@ -50,11 +50,11 @@ def _scores(task: Regression, one: Group, two: Group) -> Plot:
 def _errors(about: Evidence, one: Group, two: Group) -> Plot:
     first_B, second_B = (np.abs(group.score_RB - about.label_B).mean(0) for group in (one, two))
     gain_B = second_B - first_B
-    gain_B = gain_B[np.isfinite(gain_B)]
+    gain_B = np.round(gain_B[np.isfinite(gain_B)], 6)  # else no bins fit between numbers that are nearly equal
     better = 100 * float((gain_B > 0).mean()) if len(gain_B) else math.nan
     mean = float(gain_B.mean()) if len(gain_B) else math.nan
     words = (short(one.name), short(two.name))
-    alt = f"{one.name} is nearer to the label on {better:.1f} % of the clips; {two.name} is {mean:+.3f} points further off"
+    alt = f"{one.name} is nearer to the label on {better:.1f} % of the clips, {two.name} is {mean:+.3f} points worse"
     note = (
         f"Dashed: the mean ({mean:+.3f}). To the right of 0, {words[0]} is nearer to the label: {better:.1f} % of the "
     )
