@@ -80,8 +80,8 @@ def _predicted(about: Evidence, task: Regression, group: Group) -> Plot:
 
 def _squares(axes: Any, task: Regression, x_B: NDArray[Any], y_B: NDArray[Any], colour: str) -> None:
     edges = np.linspace(task.low, task.high, SQUARES + 1)
-    inside = (np.clip(value_B, task.low, task.high) for value_B in (x_B, y_B))
-    counts, _, _ = np.histogram2d(*inside, [edges, edges])
+    x_B, y_B = np.clip(x_B, task.low, task.high), np.clip(y_B, task.low, task.high)
+    counts, _, _ = np.histogram2d(x_B, y_B, [edges, edges])
     middle = (edges[1:] + edges[:-1]) / 2
     at_x, at_y = np.nonzero(counts)
     size = counts[at_x, at_y] / counts.max()
