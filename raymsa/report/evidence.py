@@ -42,6 +42,11 @@ class Group:
     score_RB: NDArray[np.float64]
     answers: tuple[Mapping[str, queries.Prediction], ...]
 
+    @property
+    def tested(self) -> list[Training]:
+        """The runs that scored test clips, one for each row of `score_RB`."""
+        return [run for run, said in zip(self.runs, self.answers, strict=True) if said]
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -16,7 +16,7 @@ from raymsa.errors import RaymsaError, UsageError
 from raymsa.report import page_tables as sheets
 from raymsa.report import page_words as words
 from raymsa.report import plots_clips, plots_pairs, plots_runs
-from raymsa.report.evidence import Evidence, evidence
+from raymsa.report.evidence import Evidence, Group, evidence
 from raymsa.report.formats import Sheet, latex, markdown, marked, on_the_left
 from raymsa.report.plots import MOST, Plot
 from raymsa.report.search_tables import verdict
@@ -80,9 +80,7 @@ def page(report: Report) -> str:
         verdict=_sentence(verdict(about.found.search)) if about.found.search else "",
         groups_left_out=max(0, len(about.groups) - MOST),
         pairs_left_out=plots_pairs.left_out(about),
-        worst=[
-            (clip, sheets.value(about, clip.label), _wrong(about, clip), _said(about, clip)) for clip in report.worst
-        ],
+        worst=[_shown(about, clip) for clip in report.worst],
         words=report.words,
         language=about.job.spec["dataset"].get("language", "en"),
     )
@@ -107,7 +105,7 @@ def write(report: Report, out: Path) -> list[str]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise RaymsaError(f"--out: {out}: cannot be written: {error.strerror}") from None
+        raise RaymsaError(f"--out: {out}: cannot be written: {error.strerror or error}") from None
     return list(files)
 
 
@@ -197,30 +195,21 @@ def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + "."
 
 
+def _shown(about: Evidence, clip: Worst) -> tuple[Any, ...]:
+    """A bad clip, its label and error in words, and what every variant said of it."""
+    said = [_said(about, group, clip) for group in about.groups if group.name in clip.scores]
+    return clip, sheets.value(about, clip.label), _wrong(about, clip), said
+
+
 def _wrong(about: Evidence, clip: Worst) -> str:
     if isinstance(about.task, Classification):
         return f"{100 * clip.error:.0f} % of the runs are wrong"
     return f"mean |error| {clip.error:.2f}"
 
 
-def _said(about: Evidence, clip: Worst) -> list[dict[str, Any]]:
-    """What each variant's seeds said of a clip."""
-    seeds = {
-        group.name: [run.run.seed for run, said in zip(group.runs, group.answers, strict=True) if said]
-        for group in about.groups
-    }
-    return [
-        {
-            "variant": name,
-            "seeds": list(
-                zip(
-                    seeds[name],
-                    [sheets.value(about, score) for score in scores],
-                    clip.said.get(name, scores),
-                    strict=True,
-                )
-            ),
-            "words": name in clip.said,
-        }
-        for name, scores in clip.scores.items()
-    ]
+def _said(about: Evidence, group: Group, clip: Worst) -> dict[str, Any]:
+    """What a variant's seeds said of a clip: (seed, score, answer in words if it answers so)."""
+    seeds = [run.run.seed for run in group.tested]
+    shown = [sheets.value(about, score) for score in clip.scores[group.name]]
+    said = clip.said.get(group.name)
+    return {"variant": group.name, "seeds": list(zip(seeds, shown, said or shown, strict=True)), "words": bool(said)}

@@ -166,7 +166,7 @@ def worst_clips(about: Evidence, clips: list[Worst]) -> Sheet | None:
         (c.clip_id, c.text or "", value(about, c.label), c.error, *(_seeds(about, c.scores[n]) for n in names))
         for c in clips
     )
-    order = "; ".join(f"{g.name} {', '.join(str(r.run.seed) for r in g.runs)}" for g in about.groups if g.runs)
+    order = "; ".join(f"{g.name} {', '.join(str(r.run.seed) for r in g.tested)}" for g in about.groups if g.tested)
     return Sheet("The worst clips", columns, rows, (f"Scores are in the order of the seeds: {order}.",))
 
 

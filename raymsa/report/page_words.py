@@ -102,9 +102,7 @@ def _collapsed(about: Evidence, variant: str) -> Iterator[str]:
     row = next(row for row in about.found.rows if row.variant == variant)
     floor = row.constant.get(metric)
     for group in (one for one in about.groups if one.name == variant):
-        for one, scores in zip(
-            [run for run, said in zip(group.runs, group.answers, strict=True) if said], group.score_RB, strict=True
-        ):
+        for one, scores in zip(group.tested, group.score_RB, strict=True):
             mine = one.finals.get("test", {}).get(metric)
             if len(set(scores.tolist())) == 1 and len(scores) > 1:
                 yield f"{variant}, seed {one.run.seed}: collapsed; it predicts one value for every test clip."
