@@ -38,6 +38,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "results": "results",
     "compare": "compare",
     "search": "search",
+    "report": "report",
     "wait": "orders",
     "cancel": "orders",
     "pause": "orders",

@@ -177,7 +177,7 @@ def _frames(clip: Clip) -> Iterator[str]:
         about = f"frame {number + 1} of {count}"
         if clip.seconds:
             about += f", at about {(number + 0.5) * clip.seconds / count:.2f} s"  # the middle of its share of the clip
-        yield f"<figure>{_image(frame_HWC, about)}<figcaption>{about}</figcaption></figure>"
+        yield f"<figure>{image(frame_HWC, about)}<figcaption>{about}</figcaption></figure>"
     yield "</div>"
 
 
@@ -187,13 +187,13 @@ def _sound(clip: Clip, mel_ML: np.ndarray | None) -> Iterator[str]:
         return
     length = f"{len(clip.audio_S) / SAMPLE_RATE:.2f} s"
     loudest = float(np.abs(clip.audio_S.astype(float)).max()) / 32768 if len(clip.audio_S) else 0.0
-    yield f'<h2>Sound</h2><div class="sound"><audio controls src="{_data("audio/wav", wav(clip.audio_S))}"></audio>'
+    yield f'<h2>Sound</h2><div class="sound"><audio controls src="{data_uri("audio/wav", wav(clip.audio_S))}"></audio>'
     about = f"waveform: {length} of sound, 16 kHz mono, the loudest sample at {loudest:.0%} of full scale"
     if len(clip.audio_S):
-        yield f"<figure>{_image(waveform(clip.audio_S), about)}<figcaption>{about}</figcaption></figure>"
+        yield f"<figure>{image(waveform(clip.audio_S), about)}<figcaption>{about}</figcaption></figure>"
     if mel_ML is not None:
         about = f"mel spectrogram: {mel_ML.shape[0]} bins from 0 to 8 kHz (low tones below), {mel_ML.shape[1]} frames"
-        yield f"<figure>{_image(heat(mel_ML), about, 'mel')}<figcaption>{about}</figcaption></figure>"
+        yield f"<figure>{image(heat(mel_ML), about, 'mel')}<figcaption>{about}</figcaption></figure>"
     yield "</div>"
 
 
@@ -203,14 +203,16 @@ def _table(rows: Mapping[str, str], kind: str = "") -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def _image(image_HWC: np.ndarray, about: str, kind: str = "") -> str:
+def image(image_HWC: np.ndarray, about: str, kind: str = "") -> str:
+    """A picture as an element of a page, with its words for those who do not see it."""
     height, width, _ = image_HWC.shape
     named = f' class="{kind}"' if kind else ""
-    source = _data("image/png", png(image_HWC))
+    source = data_uri("image/png", png(image_HWC))
     return f'<img{named} width="{width}" height="{height}" alt="{_safe(about)}" src="{source}">'
 
 
-def _data(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """A file inside a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

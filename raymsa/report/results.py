@@ -40,7 +40,8 @@ class Row:
 
     `valid` is the metric that decides. `confusion` counts the test clips of all runs: true classes, answers, none; it
     is None without test clips, and in all rows of a search but the first, which is the best. `constrained`: answers
-    were decoded within the target's own (readout.constrained), so that unparsable ones were impossible.
+    were decoded within the target's own (readout.constrained), so that unparsable ones were impossible. `run_ids` are
+    the finished runs.
     """
 
     variant: str
@@ -57,6 +58,7 @@ class Row:
     best: Best | None
     confusion: tuple[tuple[int, ...], ...] | None
     constrained: bool = False
+    run_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def _row(
         best=_best(runs, names, rule),
         confusion=counts,
         constrained=any(run.row.spec.get("readout", {}).get("constrained", False) for run in runs),
+        run_ids=tuple(run.row.id for run in runs),
     )
 
 

@@ -29,7 +29,7 @@ def render_search(found: Search, console: Console) -> None:
     )
     for made in _confirmed(found):
         console.print(made)
-    console.print(words(_verdict(found)))
+    console.print(words(verdict(found)))
     if found.importance is not None:
         shares = ", ".join(f"{field} {share:.2f}" for field, share in found.importance.items())
         console.print(words(f"importance for the best tenth (PED-ANOVA): {shares}"))
@@ -45,13 +45,13 @@ def render_trials(found: Search, console: Console) -> None:
     early = [one for one in found.trials if one.state == "pruned"]
     ranked = {one.run_id: at for at, one in enumerate(found.best)}
     rows = sorted(found.trials, key=lambda one: (ranked.get(one.run_id, len(ranked)), one.number))
-    fields = _fields(rows)
+    fields = shown_fields(rows)
     title = f"trials, each with seed {found.seed}: for choosing"
     made = table(title, ["trial", "valid\n" + heading(found.metric), "best\nepoch", "epochs", *fields, "state"])
     for one in rows:
         epochs = str(max(one.epochs, default=0))
         best = "-" if one.best_epoch is None else str(one.best_epoch)
-        cells = [number(found.metric, one.objective), best, epochs, *_values(one.values, fields), _state(one)]
+        cells = [number(found.metric, one.objective), best, epochs, *shown_values(one.values, fields), shown_state(one)]
         made.add_row(*map(words, [one.name, *cells]))
     console.print(made)
     if early:
@@ -62,18 +62,18 @@ def render_trials(found: Search, console: Console) -> None:
 def _confirmed(found: Search) -> Iterator[Table]:
     if not found.confirmed:
         return
-    fields = _fields(found.confirmed)
+    fields = shown_fields(found.confirmed)
     title = f"confirmed: valid {found.metric}, mean ± sd over fresh seeds"
     made = table(title, ["setting", "valid\n" + heading(found.metric), "runs", "as a\ntrial", *fields])
     for one in found.confirmed:
         name = f"{one.name} (default)" if one.is_default and one.name != "default" else one.name
         runs = f"{one.valid.runs if one.valid else 0}/{one.planned}"
         cells = [spread_text(found.metric, one.valid), runs, number(found.metric, one.searched)]
-        made.add_row(*map(words, [name, *cells, *_values(one.values, fields)]))
+        made.add_row(*map(words, [name, *cells, *shown_values(one.values, fields)]))
     yield made
 
 
-def _verdict(found: Search) -> str:
+def verdict(found: Search) -> str:
     """Whether the search was worth it, in a line."""
     if not found.confirmed and not found.best:
         return "no trial has gone to its end with a number yet"
@@ -91,11 +91,13 @@ def _verdict(found: Search) -> str:
     return f"best on fresh seeds: {first.name}, valid {found.metric} " + " against the file's own ".join(means)
 
 
-def _fields(rows: Iterable[Any]) -> list[str]:
+def shown_fields(rows: Iterable[Any]) -> list[str]:
+    """The fields that any of the settings has."""
     return list(dict.fromkeys(field for row in rows for field in row.values))
 
 
-def _values(values: Values, fields: list[str]) -> list[str]:
+def shown_values(values: Values, fields: list[str]) -> list[str]:
+    """A setting's values of these fields as words."""
     return [_value(values[field]) if field in values else "-" for field in fields]
 
 
@@ -105,7 +107,8 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _state(one: Trial) -> str:
+def shown_state(one: Trial) -> str:
+    """How a trial stands, in words."""
     if one.state == "pruned":
         return f"ended early after epoch {one.stopped_at()}"
     return one.state
