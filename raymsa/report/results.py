@@ -104,7 +104,7 @@ def results(store: Store, job_id: str) -> Results:
     profile = task.profile
     runs = queries.runs(store, job.id)
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
-    names = tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
+    names = ordered(profile)
     rule = _rule(job.spec, profile)
     groups = _groups(job.spec, runs, done, rule)
     counted = 1 if job.spec.get("search") else len(groups)
@@ -123,6 +123,11 @@ def results(store: Store, job_id: str) -> Results:
         unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in left),
         search=search(store, job.id) if job.spec.get("search") else None,
     )
+
+
+def ordered(profile: str) -> tuple[str, ...]:
+    """The metrics of a profile in the order of tables: those first that papers are compared by."""
+    return tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
 
 
 def _rule(spec: Mapping[str, Any], profile: str) -> Criterion:

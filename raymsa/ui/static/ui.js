@@ -1,0 +1,197 @@
+// Newer pieces of the page in place of older ones, as the server sends them; tables that sort and filter.
+// Everything can be read without this file.
+
+const COLLATOR = new Intl.Collator("en", { numeric: true });
+const DELAY_MS = 400; // between two news, at least: a page that is redrawn all the time cannot be read
+const sorted = new Map(); // table id -> {column, descending}: also for tables that come anew
+
+const element = (id) => document.getElementById(id);
+
+function speak(words) {
+  element("spoken").textContent = words;
+}
+
+// Sorting
+
+function cellKey(row, column, numbers) {
+  const cell = row.cells[column];
+  if (!numbers) return cell ? cell.textContent.trim() : "";
+  const given = cell ? cell.dataset.v : "";
+  return given === undefined || given === "" ? NaN : Number(given);
+}
+
+function compare(a, b, numbers, descending) {
+  if (numbers) {
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // what is missing comes last
+    return descending ? b - a : a - b;
+  }
+  return descending ? COLLATOR.compare(b, a) : COLLATOR.compare(a, b);
+}
+
+function order(table) {
+  const wanted = sorted.get(table.id);
+  if (!wanted) return;
+  const heading = table.tHead.rows[0].cells[wanted.column];
+  const numbers = heading.dataset.sort === "number";
+  for (const body of table.tBodies) {
+    const keyed = [...body.rows].map((row) => [cellKey(row, wanted.column, numbers), row]);
+    keyed.sort(([a], [b]) => compare(a, b, numbers, wanted.descending));
+    if (keyed.every(([, row], at) => body.rows[at] === row)) continue;
+    keepingFocus(() => body.replaceChildren(...keyed.map(([, row]) => row)));
+  }
+}
+
+function sortBy(table, column) {
+  const before = sorted.get(table.id);
+  const descending = before !== undefined && before.column === column && !before.descending;
+  sorted.set(table.id, { column, descending });
+  mark(table);
+  order(table);
+  const words = table.tHead.rows[0].cells[column].textContent;
+  speak(`sorted by ${words}, ${descending ? "descending" : "ascending"}`);
+}
+
+function mark(table) {
+  const wanted = sorted.get(table.id);
+  [...table.tHead.rows[0].cells].forEach((heading, at) => {
+    if (wanted && wanted.column === at) heading.ariaSort = wanted.descending ? "descending" : "ascending";
+    else heading.removeAttribute("aria-sort");
+  });
+}
+
+function makeSortable(table) {
+  [...table.tHead.rows[0].cells].forEach((heading, at) => {
+    if (!heading.dataset.sort || heading.querySelector("button")) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.id = `${table.id}-by-${at}`; // so that focus finds it in a table that comes anew
+    button.textContent = heading.textContent;
+    button.addEventListener("click", () => sortBy(table, at));
+    heading.replaceChildren(button);
+  });
+  mark(table);
+  order(table);
+}
+
+// Filters
+
+function filter(input) {
+  const words = input.value.trim().toLowerCase();
+  for (const row of element(input.dataset.filter).rows) {
+    row.hidden = words !== "" && !row.textContent.toLowerCase().includes(words);
+  }
+}
+
+// News
+
+function keepingFocus(change) {
+  const active = document.activeElement;
+  const { id, name, value } = active ?? {};
+  change();
+  if (!active || active === document.activeElement) return;
+  if (active.isConnected) active.focus({ preventScroll: true });
+  else if (id) element(id)?.focus({ preventScroll: true });
+  else if (name) document.querySelector(`input[name="${CSS.escape(name)}"][value="${CSS.escape(value)}"]`)?.focus();
+}
+
+function replace(target, html) {
+  const chosen = new Set([...target.querySelectorAll("input:checked")].map((box) => box.value));
+  const log = target.querySelector("pre");
+  const atEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
+  const sideways = [...target.querySelectorAll(".scroll")].map((scroll) => scroll.scrollLeft);
+  keepingFocus(() => {
+    target.innerHTML = html; // made by the server from templates that escape
+    target.querySelectorAll("table[data-sortable]").forEach(makeSortable);
+    target.querySelectorAll("input[type=checkbox]").forEach((box) => (box.checked = chosen.has(box.value)));
+  });
+  target.querySelectorAll(".scroll").forEach((scroll, at) => (scroll.scrollLeft = sideways[at] ?? 0));
+  const now = target.querySelector("pre");
+  if (now && log) now.scrollTop = atEnd ? now.scrollHeight : log.scrollTop;
+}
+
+function arrange(table, ids) {
+  const body = element(table);
+  const rows = ids.map((id) => {
+    const row = element(id) ?? document.createElement("tr");
+    row.id = id;
+    return row;
+  });
+  keepingFocus(() => body.replaceChildren(...rows));
+  const empty = document.querySelector(`[data-empty="${CSS.escape(table)}"]`);
+  if (empty) empty.hidden = ids.length > 0;
+}
+
+function take(news) {
+  for (const [id, html] of Object.entries(news.parts ?? {})) {
+    const part = element(id);
+    if (part && part.innerHTML !== html) replace(part, html);
+  }
+  const bodies = new Set(Object.keys(news.order ?? {}));
+  for (const [table, ids] of Object.entries(news.order ?? {})) arrange(table, ids);
+  for (const [id, html] of Object.entries(news.rows ?? {})) {
+    const row = element(id);
+    if (!row) continue;
+    replace(row, html);
+    bodies.add(row.parentElement.id);
+  }
+  for (const id of bodies) {
+    const table = element(id)?.closest("table");
+    if (table) order(table);
+    document.querySelectorAll(`[data-filter="${CSS.escape(id)}"]`).forEach(filter);
+  }
+}
+
+// A connection while the page is seen: a browser has but six for all its pages of one server.
+
+let source = null;
+let version = document.body.dataset.version ?? "";
+let waiting = null;
+
+function hear(message) {
+  const news = JSON.parse(message.data);
+  version = message.lastEventId;
+  if (news.ready && !document.body.dataset.version) {
+    location.reload(); // this page was made without the store
+    return;
+  }
+  waiting = waiting ?? { parts: {}, rows: {}, order: {}, timer: setTimeout(show, DELAY_MS) };
+  for (const kind of ["parts", "rows", "order"]) Object.assign(waiting[kind], news[kind]);
+}
+
+function show() {
+  const news = waiting;
+  waiting = null;
+  take(news);
+}
+
+function listen() {
+  const address = document.body.dataset.live;
+  if (!address || document.hidden || source) return;
+  source = new EventSource(`${address}${address.includes("?") ? "&" : "?"}since=${encodeURIComponent(version)}`);
+  source.onopen = () => (element("gone").hidden = true);
+  source.onmessage = hear;
+  source.onerror = () => {
+    element("gone").hidden = false;
+    if (source?.readyState === EventSource.CLOSED) {
+      source = null;
+      setTimeout(listen, 5000);
+    }
+  };
+}
+
+function rest() {
+  source?.close();
+  source = null;
+}
+
+document.documentElement.classList.add("scripted");
+document.querySelectorAll("table[data-sortable]").forEach(makeSortable);
+document.querySelectorAll("[data-filter]").forEach((input) => {
+  input.addEventListener("input", () => filter(input));
+  input.addEventListener("keydown", (event) => event.key === "Enter" && event.preventDefault());
+});
+document.querySelectorAll("pre.log").forEach((log) => (log.scrollTop = log.scrollHeight));
+document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
+addEventListener("pagehide", rest);
+addEventListener("pageshow", listen);
+listen();
