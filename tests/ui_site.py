@@ -74,7 +74,7 @@ def add_job(
 
 def add_run(store: Store, job_id: str, run_id: str, variant: str, seed: int, task_id: int | None = None) -> None:
     row = {"id": run_id, "job_id": job_id, "task_id": task_id, "variant": variant, "seed": seed}
-    row |= {"group_key": f"{job_id}{variant}"[:16], "spec": {**spec(), "seed": seed}, "spec_digest": "d"}
+    row |= {"group_key": f"{job_id}{variant}", "spec": {**spec(), "seed": seed}, "spec_digest": "d"}
     records.create_runs(store, [row])
 
 

@@ -45,7 +45,7 @@ def chart(title: str, x_label: str, lines: Sequence[Line]) -> str:
     if not finite:
         return ""
     frame = _frame(finite)
-    body = [*_axes(frame, x_label, title), *(part for line in lines for part in _curve(line, frame))]
+    body = [*_axes(frame, x_label), *(part for line in lines for part in _curve(line, frame))]
     words = escape(f"{title}. {in_words(lines)}", quote=True)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{words}">{"".join(body)}</svg>'
 
@@ -79,7 +79,7 @@ def _wide(low: float, high: float) -> tuple[float, float]:
     return (low if low == 0.0 else low - room), high + room
 
 
-def _axes(frame: _Frame, x_label: str, y_label: str) -> Iterator[str]:
+def _axes(frame: _Frame, x_label: str) -> Iterator[str]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for value, shown in _ticks(frame.low_y, frame.high_y):
         y = f"{frame.y(value):.1f}"
@@ -91,7 +91,6 @@ def _axes(frame: _Frame, x_label: str, y_label: str) -> Iterator[str]:
     yield f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>'
     middle = (LEFT + right) // 2
     yield f'<text class="tick" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-    yield f'<text class="tick" x="{LEFT + 8}" y="{TOP + 10}">{escape(y_label)}</text>'
 
 
 def _ticks(low: float, high: float) -> Iterator[tuple[float, str]]:

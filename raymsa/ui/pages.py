@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raymsa.errors import UsageError
+from raymsa.errors import NotFound, UsageError
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.home import home, job_log, run_dir
 from raymsa.report import rows, sortable
@@ -140,6 +140,8 @@ def log(store: Store, kind: str, name: str) -> Seen:
 
 def log_of(store: Store, kind: str, name: str) -> tuple[str, Path, str | None]:
     """Whose log it is, where it lies, and where it was written. Raises NotFound."""
+    if kind not in ("jobs", "runs"):
+        raise NotFound(f"there are logs of jobs and of runs, and none of {kind!r}")
     if kind == "jobs":
         found = queries.job(store, name)
         return found.id, job_log(found.id), None

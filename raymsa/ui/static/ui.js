@@ -144,16 +144,15 @@ function take(news) {
 // A connection while the page is seen: a browser has but six for all its pages of one server.
 
 let source = null;
-let version = document.body.dataset.version ?? "";
 let waiting = null;
 
 function hear(message) {
   const news = JSON.parse(message.data);
-  version = message.lastEventId;
   if (news.ready && !document.body.dataset.version) {
     location.reload(); // this page was made without the store
     return;
   }
+  document.body.dataset.version = message.lastEventId;
   waiting = waiting ?? { parts: {}, rows: {}, order: {}, timer: setTimeout(show, DELAY_MS) };
   for (const kind of ["parts", "rows", "order"]) Object.assign(waiting[kind], news[kind]);
 }
@@ -165,9 +164,9 @@ function show() {
 }
 
 function listen() {
-  const address = document.body.dataset.live;
+  const { live: address, version } = document.body.dataset;
   if (!address || document.hidden || source) return;
-  source = new EventSource(`${address}${address.includes("?") ? "&" : "?"}since=${encodeURIComponent(version)}`);
+  source = new EventSource(`${address}${address.includes("?") ? "&" : "?"}since=${encodeURIComponent(version ?? "")}`);
   source.onopen = () => (element("gone").hidden = true);
   source.onmessage = hear;
   source.onerror = () => {
