@@ -41,7 +41,7 @@ class Page:
 
 
 def feed(page: Page) -> Feed:
-    return Feed(page, lambda words: f"away: {words}")
+    return Feed(page, lambda lead, words: f"{lead} {words}")
 
 
 async def news(events, limit_s: float = 10) -> dict:
@@ -151,7 +151,7 @@ def test_a_store_that_is_away_is_said_and_what_was_seen_stays() -> None:
         await news(events)
         page.error = StoreAway("the server is down")
         got = await news(events)
-        assert got["parts"]["away"].startswith("away: Since ")
+        assert got["parts"]["away"].startswith("The store is away. Since ")
         assert got["parts"]["away"].endswith("the server is down")
         assert shared.seen is not None
         page.error, page.value = None, "back"
@@ -220,7 +220,7 @@ def test_a_hub_keeps_a_bounded_number_of_pages_and_those_that_are_watched(monkey
     monkeypatch.setattr(live, "FEEDS", 3)
 
     async def main() -> None:
-        hub = Hub(str)
+        hub = Hub(lambda lead, words: words)
         first = hub.feed("/watched", Page())
         events = first.changes("")
         await news(events)
@@ -277,7 +277,7 @@ def test_a_postgresql_server_that_goes_and_comes_is_followed() -> None:
             return Seen("jobs", {}, {"jobs": ",".join(job.id for job in queries.jobs(source.store()))})
 
         async def main() -> None:
-            events = Feed(look, str).changes("")
+            events = Feed(look, lambda lead, words: words).changes("")
             assert (await news(events, 60))["parts"]["jobs"] == job_id
             server.stop()
             assert "Since" in (await news(events, 60))["parts"]["away"]

@@ -104,7 +104,7 @@ def results(store: Store, job_id: str) -> Results:
     profile = task.profile
     runs = queries.runs(store, job.id)
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
-    names = ordered(profile)
+    names = in_order(profile)
     rule = _rule(job.spec, profile)
     groups = _groups(job.spec, runs, done, rule)
     counted = 1 if job.spec.get("search") else len(groups)
@@ -125,8 +125,8 @@ def results(store: Store, job_id: str) -> Results:
     )
 
 
-def ordered(profile: str) -> tuple[str, ...]:
-    """The metrics of a profile in the order of tables: those first that papers are compared by."""
+def in_order(profile: str) -> tuple[str, ...]:
+    """A profile's metrics as columns stand: what papers are compared by is first."""
     return tuple(sorted(PROFILES[profile], key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name))))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.report import rows
 from raymsa.report.cells import heading, number, spread_text
-from raymsa.report.results import HEALTH, Results, Row, ordered
+from raymsa.report.results import HEALTH, Results, Row, in_order
 from raymsa.report.spread import Spread
 from raymsa.report.status import Status, left_of
 from raymsa.store.overview import JobLine
@@ -96,7 +96,7 @@ def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
     """The final metrics of one run: a row for each metric, a column for each split."""
     splits = [split for split in ("train", "valid", "test") if split in found]
     columns = (Column("metric"), *(Column(split, True) for split in splits))
-    kept = [name for name in ordered(profile) if any(name in found[split] for split in splits)]
+    kept = [name for name in in_order(profile) if any(name in found[split] for split in splits)]
     cells = {n: tuple(_or_dash(found[s].get(n), lambda v, n=n: number(n, v)) for s in splits) for n in kept}  # type: ignore[misc]
     return Sortable(columns, {name: (Cell(_words(name)), *cells[name]) for name in kept})
 
@@ -104,7 +104,7 @@ def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
 def compared(runs: list[RunRow], test: Mapping[str, Mapping[str, float]]) -> Sortable:
     """Runs beside each other, with their metrics on test."""
     profiles = [task_of(run.spec).profile for run in runs]
-    names = list(dict.fromkeys(name for profile in profiles for name in ordered(profile)))
+    names = list(dict.fromkeys(name for profile in profiles for name in in_order(profile)))
     head = ("variant", "seed", "state", "valid", *map(_words, names))
     columns = (Column("run"), *(Column(words, words not in ("variant", "state")) for words in head))
     shown = {}

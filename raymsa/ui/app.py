@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,7 +41,7 @@ class Site:
     def __init__(self, url: str, reports: Path) -> None:
         self.source = Source(url)
         self.known = pages.Known(reports)
-        self.hub = Hub(lambda words: piece("away.html", "away", words))
+        self.hub = Hub(lambda lead, words: piece("away.html", "away", lead, words))
 
     def app(self) -> Starlette:
         """Every address there is; all of them only read."""
@@ -69,16 +70,17 @@ class Site:
             return self._message(404, "There is no such thing", str(feed.error))
         seen = feed.seen
         if seen is None:
-            parts = {AWAY: piece("away.html", "away", feed.away)}
+            parts = {AWAY: feed.away}
             return self._message(503, "The store is away", "", again=True, parts=parts, live_at=_live_at(request))
-        away = piece("away.html", "away", feed.away) if feed.away else ""
-        parts = {name: as_html(html) for name, html in {**seen.parts, AWAY: away}.items()}
+        parts = {name: as_html(html) for name, html in {**seen.parts, AWAY: feed.away}.items()}
         tables = {name: {k: as_html(v) for k, v in rows.items()} for name, rows in seen.tables.items()}
         live = {"live_at": _live_at(request), "version": feed.version, "section": section}
         shown = {"title": seen.title, "facts": seen.facts, "parts": parts, "tables": tables}
         return HTMLResponse(page(template, store=self._words(), **live, **shown))
 
     async def _news(self, ask: Ask, request: Request) -> Response:
+        if request.method == "HEAD":  # it has no end
+            return Response(media_type=EVENTS)
         feed = self._feed(ask, request)
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
         return StreamingResponse(_until_gone(feed, since, request), media_type=EVENTS)
@@ -193,6 +195,11 @@ class _Server(uvicorn.Server):
         self.should_exit = self.force_exit = True
 
 
+def _is_trouble(record: logging.LogRecord) -> bool:
+    """That those who listened were cut off at our end is none."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def listening(host: str, port: int) -> socket.socket:
     """A socket at an address. Raises UsageError when it cannot be had."""
     try:
@@ -209,7 +216,9 @@ def listening(host: str, port: int) -> socket.socket:
 
 def serve(app: ASGIApp, bound: socket.socket, begun: Callable[[], None]) -> None:
     """Answer until Ctrl-C or SIGTERM; `begun` is called once the socket is ours to answer."""
-    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", server_header=False, ws="none")
+    quiet = {"log_level": "error", "access_log": False, "server_header": False}
+    config = uvicorn.Config(app, lifespan="off", ws="none", proxy_headers=False, **quiet)  # type: ignore[arg-type]
+    logging.getLogger("uvicorn.error").addFilter(_is_trouble)
     server = _Server(config)
     with on_stop(server.end):
         begun()

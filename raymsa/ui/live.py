@@ -23,7 +23,8 @@ SHARE = 4.0  # a look that takes t seconds is followed by a rest of SHARE * t: a
 PATIENCE_S = 3.0  # then the page says that the store does not answer
 HEARTBEAT_S = 15.0  # a line for whoever holds the connection in between
 FEEDS = 32  # kept although nobody watches
-AWAY = "away"  # the piece that says so
+AWAY = "away"  # the piece that says why a page is older than it should be
+STORE, GONE, BROKEN = "The store is away.", "It is not there.", "This page cannot be made."
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ Look = Callable[[], Seen]
 class Feed:
     """One page, looked at while somebody watches."""
 
-    def __init__(self, look: Look, words_away: Callable[[str], str]) -> None:
+    def __init__(self, look: Look, words_away: Callable[[str, str], str]) -> None:
         self._look, self._words_away = look, words_away
         self.seen: Seen | None = None
         self.error: RaymsaError | None = None  # there is no such job or run, or several fit
-        self.away = ""
+        self.away = ""  # HTML
         self.looks = 0
         self.watchers = 0
         self._name = secrets.token_hex(4)  # versions of an earlier process are not ours
@@ -105,7 +106,7 @@ class Feed:
             self._looking = asyncio.create_task(self._look_once())
         await asyncio.wait({self._looking}, timeout=PATIENCE_S)
         if self._looking is not None:
-            self._say_away("it has not answered yet")
+            self._say_away(STORE, "it has not answered yet")
 
     async def _look_once(self) -> None:
         begun = time.monotonic()
@@ -114,12 +115,12 @@ class Feed:
             self._take(await in_thread(self._look))
         except (NotFound, UsageError) as error:
             self.error = error
-            self._say_away(str(error))
+            self._say_away(GONE, str(error))
         except StoreError as error:
-            self._say_away(str(error))
-        except Exception as error:  # a page that cannot be made must say so, and not end the others
-            self._say_away(f"{type(error).__name__}: {error}")
-            raise
+            self._say_away(STORE, str(error))
+        except Exception as error:
+            self._say_away(BROKEN, f"{type(error).__name__}: {error}")
+            raise  # to be logged: it is a fault of ours
         finally:
             self._looked_at = time.monotonic()
             self._took = self._looked_at - begun
@@ -135,10 +136,10 @@ class Feed:
         self.seen = seen
         self._put(pieces)
 
-    def _say_away(self, why: str) -> None:
+    def _say_away(self, lead: str, why: str) -> None:
         self._since = self._since or time.strftime("%H:%M:%S")
-        self.away = f"Since {self._since}: {why}"
-        self._put({**self._kept(), ("parts", AWAY): self._words_away(self.away)})
+        self.away = self._words_away(lead, f"Since {self._since}: {why}")
+        self._put({**self._kept(), ("parts", AWAY): self.away})
 
     def _kept(self) -> dict[tuple[str, str], str]:
         return {name: html for name, (_, html) in self._pieces.items()}
@@ -168,7 +169,7 @@ class Feed:
 class Hub:
     """The feeds of all pages that somebody has open, one for each address."""
 
-    def __init__(self, words_away: Callable[[str], str]) -> None:
+    def __init__(self, words_away: Callable[[str, str], str]) -> None:
         self._words_away = words_away
         self._feeds: OrderedDict[str, Feed] = OrderedDict()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ TAIL, TAIL_BYTES = 200, 256 * 1024  # lines of a log beside other things
 LOG, LOG_BYTES = 5_000, 2 * 2**20  # and on a page of its own
 REPORTS = (".html", ".md", ".tex", ".pdf", ".csv", ".json")
 LOSS = "loss"
+STATISTICS = "raymsa.report.compare"
 
 
 @dataclass
@@ -127,7 +129,14 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
         "said": make.compare_said(len(shown), len(found)),
     }
     table = sortable.compared(shown, values)
-    return Seen("Compare", {"columns": table.columns}, _texts(parts), {"compared": _rows(table, "run", "")})
+    facts = {"columns": table.columns, "test": _test(shown)}
+    return Seen("Compare", facts, _texts(parts), {"compared": _rows(table, "run", "")})
+
+
+def _test(shown: list[RunRow]) -> str:
+    """The command that tests the difference, where this raymsa has it and there are groups to compare."""
+    keys = list(dict.fromkeys(one.group_key for one in shown))
+    return f"raymsa compare {' '.join(keys)}" if len(keys) > 1 and find_spec(STATISTICS) else ""
 
 
 def log(store: Store, kind: str, name: str) -> Seen:
@@ -196,7 +205,7 @@ def _results(store: Store, found: Status, known: Known, make: Any) -> str:
     if kept is None or kept[0] != version:
         kept = known.results[found.job.id] = (version, results(store, found.job.id))
         for job_id in list(known.results)[:-8]:
-            del known.results[job_id]
+            known.results.pop(job_id, None)
     return str(make.results(sortable.results(kept[1])))
 
 
