@@ -83,7 +83,8 @@ def job(store: Store, name: str, known: Known) -> Seen:
     table = sortable.runs(found)
     groups = _groups(found.runs)
     parts = {
-        "said": make.said(found, _since(found), rows.counts(overview.run_counts(found.runs))),
+        "state": make.about(found, rows.counts(overview.run_counts(found.runs))),
+        "said": make.said(found, _since(found)),
         "waits": make.waits(found.waits),
         "tasks": make.table(rows.tasks(found)),
         "failures": make.failures(found.failures, lambda at: moment(at, found.now)),
@@ -104,7 +105,8 @@ def run(store: Store, name: str, known: Known) -> Seen:
     lines, why = _log(run_dir(found.id) / "log.txt", TAIL, TAIL_BYTES, found.place)
     measured = queries.finals(store, found.id) if found.state == "done" else {}
     parts = {
-        "said": make.said(found, now),
+        "state": make.about(found),
+        "said": make.said(found),
         "facts": make.facts(rows.run_facts(found, now)),
         "curves": make.curves(_charts(store, [found], known.curves), []),
         "finals": make.finals(sortable.finals(measured, task_of(found.spec).profile)) if measured else "",

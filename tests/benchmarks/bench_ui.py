@@ -59,7 +59,7 @@ def main() -> None:
             large, live = fill(store, args.runs, args.steps)
             print(f"{args.runs:,} runs of {args.steps} steps, {os.cpu_count()} cores")
             measure(url, large, live)
-            watch(store, url, large, live, args.updates)
+            watch(store, url, live, args.updates)
 
 
 def fill(store: Store, runs: int, steps: int) -> tuple[str, str]:
@@ -137,7 +137,7 @@ def large_runs(url: str, job_id: str) -> int:
         return len(queries.runs(store, job_id))
 
 
-def watch(store: Store, url: str, large: str, live: str, updates: int) -> None:
+def watch(store: Store, url: str, live: str, updates: int) -> None:
     """Memory of server and page while a run reports, a queue, a job and a run watched by three each."""
     over = threading.Event()
     run_id = f"{live}-j-5"

@@ -32,6 +32,7 @@ function order(table) {
   const wanted = sorted.get(table.id);
   if (!wanted) return;
   const heading = table.tHead.rows[0].cells[wanted.column];
+  if (!heading) return; // a table with fewer columns came
   const numbers = heading.dataset.sort === "number";
   for (const body of table.tBodies) {
     const keyed = [...body.rows].map((row) => [cellKey(row, wanted.column, numbers), row]);
@@ -64,7 +65,7 @@ function makeSortable(table) {
     if (!heading.dataset.sort || heading.querySelector("button")) return;
     const button = document.createElement("button");
     button.type = "button";
-    button.id = `${table.id}-by-${at}`; // so that focus finds it in a table that comes anew
+    button.id = `${table.id}-by-${at}`;
     button.textContent = heading.textContent;
     button.addEventListener("click", () => sortBy(table, at));
     heading.replaceChildren(button);
@@ -84,29 +85,44 @@ function filter(input) {
 
 // News
 
+// Moving an element takes the focus from it.
 function keepingFocus(change) {
   const active = document.activeElement;
-  const { id, name, value } = active ?? {};
   change();
-  if (!active || active === document.activeElement) return;
-  if (active.isConnected) active.focus({ preventScroll: true });
-  else if (id) element(id)?.focus({ preventScroll: true });
-  else if (name) document.querySelector(`input[name="${CSS.escape(name)}"][value="${CSS.escape(value)}"]`)?.focus();
+  if (active?.isConnected && active !== document.activeElement) active.focus({ preventScroll: true });
+}
+
+// Only what differs is changed: focus, boxes that are checked, what is selected and scrolled stay as they are.
+function morph(now, next) {
+  const other = now.nodeName !== next.nodeName || (now.tagName === "INPUT" && now.value !== next.value);
+  if (other) now.replaceWith(next);
+  else if (now.nodeType !== Node.ELEMENT_NODE) now.data !== next.data && (now.data = next.data);
+  else if (now.tagName !== "THEAD" || now.textContent !== next.textContent) { // headings have got buttons
+    [...now.attributes].forEach(({ name }) => next.hasAttribute(name) || now.removeAttribute(name));
+    [...next.attributes].forEach(({ name, value }) => now.getAttribute(name) === value || now.setAttribute(name, value));
+    morphChildren(now, next);
+  }
+}
+
+function morphChildren(now, next) {
+  const old = [...now.childNodes];
+  const wanted = [...next.childNodes];
+  wanted.forEach((node, at) => (at < old.length ? morph(old[at], node) : now.append(node)));
+  old.slice(wanted.length).forEach((node) => node.remove());
 }
 
 function replace(target, html) {
-  const chosen = new Set([...target.querySelectorAll("input:checked")].map((box) => box.value));
-  const log = target.querySelector("pre");
-  const atEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
-  const sideways = [...target.querySelectorAll(".scroll")].map((scroll) => scroll.scrollLeft);
-  keepingFocus(() => {
-    target.innerHTML = html; // made by the server from templates that escape
-    target.querySelectorAll("table[data-sortable]").forEach(makeSortable);
-    target.querySelectorAll("input[type=checkbox]").forEach((box) => (box.checked = chosen.has(box.value)));
-  });
-  target.querySelectorAll(".scroll").forEach((scroll, at) => (scroll.scrollLeft = sideways[at] ?? 0));
-  const now = target.querySelector("pre");
-  if (now && log) now.scrollTop = atEnd ? now.scrollHeight : log.scrollTop;
+  const made = document.createElement("template");
+  made.innerHTML = html; // made by the server from templates that escape
+  const log = target.querySelector("pre.log");
+  const atEnd = !log || log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
+  morphChildren(target, made.content);
+  target.querySelectorAll("table[data-sortable]").forEach(makeSortable);
+  if (atEnd) target.querySelectorAll("pre.log").forEach(toEnd);
+}
+
+function toEnd(log) {
+  log.scrollTop = log.scrollHeight;
 }
 
 function arrange(table, ids) {
@@ -124,7 +140,7 @@ function arrange(table, ids) {
 function take(news) {
   for (const [id, html] of Object.entries(news.parts ?? {})) {
     const part = element(id);
-    if (part && part.innerHTML !== html) replace(part, html);
+    if (part) replace(part, html);
   }
   const bodies = new Set(Object.keys(news.order ?? {}));
   for (const [table, ids] of Object.entries(news.order ?? {})) arrange(table, ids);
@@ -189,7 +205,7 @@ document.querySelectorAll("[data-filter]").forEach((input) => {
   input.addEventListener("input", () => filter(input));
   input.addEventListener("keydown", (event) => event.key === "Enter" && event.preventDefault());
 });
-document.querySelectorAll("pre.log").forEach((log) => (log.scrollTop = log.scrollHeight));
+document.querySelectorAll("pre.log").forEach(toEnd);
 document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
 addEventListener("pagehide", rest);
 addEventListener("pageshow", listen);
