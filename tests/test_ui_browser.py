@@ -156,6 +156,8 @@ def test_rows_are_filtered(home, store, chromium) -> None:
         page = visit.go(f"jobs/{job_id}")
         page.fill("[data-filter=runs]", "GEN")
         assert page.eval_on_selector_all("#runs tr:not([hidden])", "rows => rows.length") == 2
+        page.fill("[data-filter=results-rows]", "disc")
+        assert page.locator("#results-rows tr:visible").count() == 1
         page.press("[data-filter=runs]", "Enter")  # is no order to compare
         assert page.inner_text("h1") == "demo"
         visit.end()

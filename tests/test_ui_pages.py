@@ -123,7 +123,7 @@ def test_a_failed_job_says_why_and_what_to_do(store, guest) -> None:
     assert "something that was written is wrong, or the data is (user)" in shown
     assert "the &lt;disk&gt; is full" in shown
     assert "last words" in shown
-    assert "raymsa retry" in shown
+    assert f"raymsa retry {job_id}" in shown
 
 
 def test_results_are_read_again_only_when_a_run_is_over(store, guest, monkeypatch) -> None:

@@ -87,7 +87,7 @@ def job(store: Store, name: str, known: Known) -> Seen:
         "said": make.said(found, _since(found)),
         "waits": make.waits(found.waits),
         "tasks": make.table(rows.tasks(found)),
-        "failures": make.failures(found.failures, lambda at: moment(at, found.now)),
+        "failures": make.failures(found.failures, found.job.id, lambda at: moment(at, found.now)),
         "results": _results(store, found, known, make),
         "groups": make.groups(groups if len(groups) <= GROUPS else {}),
         "reports": make.reports(found.job, _reports(known.reports, found.job)),

@@ -78,9 +78,13 @@ function makeSortable(table) {
 
 function filter(input) {
   const words = input.value.trim().toLowerCase();
-  for (const row of element(input.dataset.filter).rows) {
+  for (const row of element(input.dataset.filter)?.rows ?? []) {
     row.hidden = words !== "" && !row.textContent.toLowerCase().includes(words);
   }
+}
+
+function filterRows(id) {
+  document.querySelectorAll(`[data-filter="${CSS.escape(id)}"]`).forEach(filter);
 }
 
 // News
@@ -118,6 +122,7 @@ function replace(target, html) {
   const atEnd = !log || log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
   morphChildren(target, made.content);
   target.querySelectorAll("table[data-sortable]").forEach(makeSortable);
+  target.querySelectorAll("tbody[id]").forEach(({ id }) => filterRows(id));
   if (atEnd) target.querySelectorAll("pre.log").forEach(toEnd);
 }
 
@@ -153,7 +158,7 @@ function take(news) {
   for (const id of bodies) {
     const table = element(id)?.closest("table");
     if (table) order(table);
-    document.querySelectorAll(`[data-filter="${CSS.escape(id)}"]`).forEach(filter);
+    filterRows(id);
   }
 }
 
