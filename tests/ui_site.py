@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from raymsa import queue
 from raymsa.evaluation.metrics import PROFILES
 from raymsa.home import job_log, run_dir
-from raymsa.spec import load_job
+from raymsa.jobfile import load_job
 from raymsa.store import Store, records
 from raymsa.ui.app import Site, guarded
 from raymsa.ui.security import Door

@@ -79,7 +79,7 @@ def results(found: Results) -> Sortable:
         ("runs", lambda row: Cell(f"{row.finished}/{row.planned}", row.finished)),
         (f"valid {_words(found.decides)}", lambda row: _spread(found.decides, row.valid)),
         *((_words(name), _of(name)) for name in found.metrics),
-        *((_words(name), lambda row, name=name: _spread(name, row.health.get(name))) for name in health),  # type: ignore[misc]
+        *((_words(name), lambda row, name=name: _spread(name, row.health.get(name))) for name in health),
         ("device min/run", lambda row: _or_dash(row.device_s, lambda s: f"{s / 60:.1f}")),
         ("peak GiB", lambda row: _or_dash(row.peak_memory_bytes, lambda b: f"{b / 2**30:.2f}")),
     ]

@@ -57,6 +57,7 @@ class Site:
         for path, template, section, ask in shown:
             routes.append(Route(LIVE + path, partial(self._news, ask)))
             routes.append(Route(path, partial(self._page, template, section, ask)))
+        routes.append(Route("/favicon.ico", self._icon))  # a browser asks for it on a page that names none: a report
         routes.append(Mount("/static", StaticFiles(directory=HERE / "static")))
         routes.append(Route("/{path:path}", self._nothing))
         return Starlette(routes=routes)
@@ -95,10 +96,10 @@ class Site:
         return lambda: look(self.source.store())
 
     def _jobs(self, request: Request) -> Callable[[Store], Seen]:
-        asked = {name: request.query_params.get(name, "").strip() for name in ("name", "owner", "state")}
+        name, owner, state = (request.query_params.get(key, "").strip() for key in ("name", "owner", "state"))
         number = request.query_params.get("page", "1")
         at = int(number) if number.isascii() and number.isdecimal() and len(number) < 7 else 1
-        return partial(pages.jobs, **asked, number=max(1, at))
+        return partial(pages.jobs, name=name, owner=owner, state=state, number=max(1, at))
 
     def _one(self, look: Callable[[Store, str, pages.Known], Seen]) -> Ask:
         return lambda request: partial(look, name=request.path_params["name"], known=self.known)  # type: ignore[call-arg]
@@ -145,6 +146,9 @@ class Site:
             return self._message(404, "There is no such thing", str(error))
         except RaymsaError as error:
             return self._message(503, "The store is away", str(error))
+
+    async def _icon(self, request: Request) -> Response:
+        return FileResponse(HERE / "static" / "icon.svg")
 
     async def _nothing(self, request: Request) -> Response:
         return self._message(404, "There is no such page", f"{request.url.path} is no address of this site.")

@@ -73,7 +73,7 @@ class Feed:
     async def changes(self, since: str) -> AsyncIterator[str]:
         """Server-sent events from a version on, for ever."""
         name, _, number = since.partition(".")
-        version = int(number) if name == self._name and number.isdecimal() else -1
+        version = int(number) if name == self._name and number.isdecimal() else 0
         self.watchers += 1
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
@@ -81,9 +81,9 @@ class Feed:
             yield "retry: 2000\n\n"
             while True:
                 changed = self._changed
-                if self._version > version or version < 0:
-                    yield self._event(version)
-                    version = self._version
+                if self._version > version:
+                    event, version = self._event(version), self._version  # before it waits for a slow one
+                    yield event
                 try:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
                 except TimeoutError:
