@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raymsa.store import Store
+from tests.jobs import wait_for
 from tests.ui_site import add_job, hostile_store, served, start_training
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -80,11 +81,9 @@ def test_a_run_is_followed_while_another_process_writes_it(home, store, chromium
         before = page.get_attribute("#curves .curve", "d")
         page.evaluate("window.stays = true")
         writer = start_training(f"sqlite:///{home}/store.db", run_id, 21, 40)
-        page.wait_for_function("document.querySelector('#said').innerText.includes('40 of 40')")
+        wait_for(lambda: "40 of 40" in page.inner_text("#said"), 60)
         assert writer.wait(60) == 0
-        page.wait_for_function(
-            "(d) => document.querySelector('#curves .curve').getAttribute('d').length > 1.5 * d", arg=len(before)
-        )
+        wait_for(lambda: len(page.get_attribute("#curves .curve", "d")) > 1.5 * len(before), 60)
         assert "40 of 40" in page.inner_text("#facts")
         assert page.evaluate("window.stays")  # no page was loaded again
         visit.end()
@@ -123,16 +122,18 @@ def test_a_table_is_sorted_by_keyboard_alone_and_stays_sorted(home, store, chrom
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         heading = "#table-runs th:has-text('valid MAE')"
+        button = page.get_attribute(f"{heading} button", "id")
+        at = int(button.rpartition("-")[2])
 
         def column() -> list[float]:
-            cells = page.eval_on_selector_all("#runs tr", "rows => rows.map(row => row.cells[9].dataset.v)")
+            cells = page.eval_on_selector_all("#runs tr", f"rows => rows.map(row => row.cells[{at}].dataset.v)")
             return [float(cell) for cell in cells if cell]
 
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
         for _ in range(80):
             page.keyboard.press("Tab")
-            if page.evaluate("document.activeElement.id") == "table-runs-by-9":
+            if page.evaluate("document.activeElement.id") == button:
                 break
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.keyboard.press("Enter")
