@@ -164,6 +164,25 @@ def test_rows_are_filtered(home, store, chromium) -> None:
         visit.end()
 
 
+def test_a_long_table_shows_its_first_rows_sorted_and_all_when_asked(home, store, chromium) -> None:
+    job_id = add_job(store, variants=tuple(f"v{n:03}" for n in range(25)), seeds=10, steps=1)
+    with served(home) as (address, _):
+        visit = Visit(chromium, address)
+        page = visit.go(f"jobs/{job_id}")
+        shown = page.locator("#runs tr:visible")
+        assert shown.count() == 200
+        page.click("#table-runs th:has-text('seed') button")
+        page.click("#table-runs th:has-text('seed') button")
+        assert shown.count() == 200
+        assert shown.first.locator("td").nth(2).inner_text() == "10"
+        page.fill("[data-filter=runs]", "v024")
+        assert shown.count() == 10
+        page.fill("[data-filter=runs]", "")
+        page.click("text=Show 50 more rows")
+        assert shown.count() == 250
+        visit.end()
+
+
 def test_a_report_opens_with_its_style_and_without_its_script(home, store, chromium) -> None:
     job_id = add_job(store)
     folder = home / "reports" / job_id

@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import pytest
 
@@ -13,7 +14,8 @@ from raymsa.report.spread import Spread
 from raymsa.store import Store, records
 from raymsa.ui import pages
 from raymsa.ui.curves import Curves
-from raymsa.ui.words import key, piece, plain
+from raymsa.ui.words import environment, key, piece, plain
+from tests.jobs import wait_for
 from tests.stores import BACKENDS, fresh_url, put
 from tests.ui_site import Visitor, add_job, add_run, spec, train
 
@@ -129,6 +131,7 @@ def test_a_failed_job_says_why_and_what_to_do(store, guest) -> None:
 def test_results_are_read_again_only_when_a_run_is_over(store, guest, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(pages, "results", lambda s, j: asked.append(j) or results(s, j))
+    monkeypatch.setattr(pages, "RESULTS_S", 60)
     job_id = add_job(store, done=False)
     known = pages.Known(guest.site.known.reports)
     pages.job(store, job_id, known)
@@ -138,6 +141,27 @@ def test_results_are_read_again_only_when_a_run_is_over(store, guest, monkeypatc
     records.set_run_state(store, f"{job_id}-gen-2", "cancelled")
     pages.job(store, job_id, known)
     assert len(asked) == 2
+
+
+def test_results_that_take_long_keep_no_page_waiting_and_are_read_once(store, guest, monkeypatch) -> None:
+    free, asked = threading.Event(), []
+    monkeypatch.setattr(pages, "results", lambda s, j: asked.append(j) or (free.wait(60) and results(s, j)))
+    monkeypatch.setattr(pages, "RESULTS_S", 0.05)
+    job_id = add_job(store)
+    known = pages.Known(guest.site.known.reports)
+    for _ in range(3):
+        assert "are being read" in pages.job(store, job_id, known).parts["results"]
+    free.set()
+    wait_for(lambda: "±" in pages.job(store, job_id, known).parts["results"], 60)
+    assert asked == [job_id]
+
+
+def test_of_a_long_table_the_first_rows_are_shown(store, guest, monkeypatch) -> None:
+    job_id = add_job(store, variants=("a", "b", "c"), seeds=2)
+    monkeypatch.setitem(environment().globals, "MOST_ROWS", 4)
+    page = guest.get(f"/jobs/{job_id}").text
+    assert page.count('class="more"') == 2
+    assert page.count(f"/runs/{job_id}") == 6
 
 
 def test_a_report_of_a_job_is_linked_and_opens(store, guest, place) -> None:

@@ -17,9 +17,7 @@ HOST, PORT = "127.0.0.1", 8650
 
 @main.command("ui", short_help="The store as a web page on this machine.")
 @click.option("--host", default=HOST, show_default=True, help="The address to listen at; others can reach any other.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="The port; 0 takes a free one."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
 @click.option("--open/--no-open", "opened", default=None, help="Open a browser [default: where there is a screen].")
 @click.option("--reports", help="A folder with a folder of reports for each job [default: reports under RAYMSA_HOME].")
 @store_option

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
-from raymsa.errors import NotFound, UsageError
+from raymsa.errors import NotFound, StoreError, UsageError
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.home import home, job_log, run_dir
 from raymsa.report import rows, sortable
@@ -34,6 +36,8 @@ TAIL, TAIL_BYTES = 200, 256 * 1024  # lines of a log beside other things
 LOG, LOG_BYTES = 5_000, 2 * 2**20  # and on a page of its own
 REPORTS = (".html", ".md", ".tex", ".pdf", ".csv", ".json")
 LOSS = "loss"
+RESULTS_S = 0.3  # a page is not kept waiting longer for the numbers of many runs
+KEPT = 8  # jobs whose results are kept
 STATISTICS = "raymsa.report.compare"
 
 
@@ -44,6 +48,7 @@ class Known:
     reports: Path
     curves: Curves = field(default_factory=Curves)
     results: dict[str, tuple[int, Results]] = field(default_factory=dict)
+    reading: Lock = field(default_factory=Lock)
 
 
 def queue(store: Store) -> Seen:
@@ -205,10 +210,22 @@ def _results(store: Store, found: Status, known: Known, make: Any) -> str:
     version = hash(tuple((one.id, one.state, one.finished_at) for one in found.runs))
     kept = known.results.get(found.job.id)
     if kept is None or kept[0] != version:
-        kept = known.results[found.job.id] = (version, results(store, found.job.id))
-        for job_id in list(known.results)[:-8]:
-            known.results.pop(job_id, None)
-    return str(make.results(sortable.results(kept[1])))
+        reading = Thread(target=_read_results, args=(store, found.job.id, version, known), daemon=True)
+        reading.start()
+        reading.join(RESULTS_S)
+        kept = known.results.get(found.job.id)
+    return str(make.results(sortable.results(kept[1])) if kept is not None else make.results_later())
+
+
+def _read_results(store: Store, job_id: str, version: int, known: Known) -> None:
+    with known.reading:  # one at a time, however many ask
+        kept = known.results.get(job_id)
+        if kept is not None and kept[0] == version:
+            return
+        with suppress(StoreError, NotFound):  # the next look asks again
+            known.results[job_id] = (version, results(store, job_id))
+        for old in list(known.results)[:-KEPT]:
+            known.results.pop(old, None)
 
 
 def _groups(runs: Iterable[RunRow]) -> dict[str, tuple[str, int]]:

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 # Escapes of terminals and other invisible characters, as the pictures that Unicode has of them; line ends stay.
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 LONGEST = 60  # characters of a name in a table
+MOST_ROWS = 200  # of a table at first: a browser takes a second to lay out a thousand
 
 
 @cache
@@ -29,6 +30,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["MOST_ROWS"] = MOST_ROWS
     made.filters |= {"plain": plain, "link": link, "key": key, "short": lambda text: short(str(text), LONGEST)}
     return made
 

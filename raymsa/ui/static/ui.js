@@ -37,9 +37,29 @@ function order(table) {
   for (const body of table.tBodies) {
     const keyed = [...body.rows].map((row) => [cellKey(row, wanted.column, numbers), row]);
     keyed.sort(([a], [b]) => compare(a, b, numbers, wanted.descending));
-    if (keyed.every(([, row], at) => body.rows[at] === row)) continue;
-    keepingFocus(() => body.replaceChildren(...keyed.map(([, row]) => row)));
+    if (keyed.some(([, row], at) => body.rows[at] !== row)) {
+      keepingFocus(() => body.replaceChildren(...keyed.map(([, row]) => row)));
+    }
+    limit(body);
   }
+}
+
+// Of a long table the first rows are shown, until all are asked for.
+function limit(body) {
+  const button = document.querySelector(`[data-all="${CSS.escape(body.id)}"]`);
+  if (!button) return;
+  const rows = [...body.rows].filter((row) => !row.hidden);
+  const most = body.dataset.most ? Number(body.dataset.most) : rows.length;
+  rows.forEach((row, at) => row.classList.toggle("more", at >= most));
+  button.hidden = rows.length <= most;
+  button.textContent = `Show ${rows.length - most} more rows`;
+}
+
+function showAll(button) {
+  const body = element(button.dataset.all);
+  delete body.dataset.most;
+  limit(body);
+  body.rows[0]?.querySelector("a, input")?.focus();
 }
 
 function sortBy(table, column) {
@@ -81,6 +101,8 @@ function filter(input) {
   for (const row of element(input.dataset.filter)?.rows ?? []) {
     row.hidden = words !== "" && !row.textContent.toLowerCase().includes(words);
   }
+  const body = element(input.dataset.filter);
+  if (body) limit(body);
 }
 
 function filterRows(id) {
@@ -138,6 +160,7 @@ function arrange(table, ids) {
     return row;
   });
   keepingFocus(() => body.replaceChildren(...rows));
+  limit(body);
   const empty = document.querySelector(`[data-empty="${CSS.escape(table)}"]`);
   if (empty) empty.hidden = ids.length > 0;
 }
@@ -206,6 +229,10 @@ function rest() {
 
 document.documentElement.classList.add("scripted");
 document.querySelectorAll("table[data-sortable]").forEach(makeSortable);
+document.querySelectorAll("[data-all]").forEach((button) => {
+  limit(element(button.dataset.all));
+  button.addEventListener("click", () => showAll(button));
+});
 document.querySelectorAll("[data-filter]").forEach((input) => {
   input.addEventListener("input", () => filter(input));
   input.addEventListener("keydown", (event) => event.key === "Enter" && event.preventDefault());
