@@ -22,6 +22,7 @@ EVERY_S = 1.0  # between two looks
 SHARE = 4.0  # a look that takes t seconds is followed by a rest of SHARE * t: a large job takes no whole core
 PATIENCE_S = 3.0  # then the page says that the store does not answer
 HEARTBEAT_S = 15.0  # a line for whoever holds the connection in between
+DIGITS = 16  # of a version at most
 FEEDS = 32  # kept although nobody watches
 AWAY = "away"  # the piece that says why a page is older than it should be
 STORE, GONE, BROKEN = "The store is away.", "It is not there.", "This page cannot be made."
@@ -48,7 +49,6 @@ class Feed:
         self.seen: Seen | None = None
         self.error: RaymsaError | None = None  # there is no such job or run, or several fit
         self.away = ""  # HTML
-        self.looks = 0
         self.watchers = 0
         self._name = secrets.token_hex(4)  # versions of an earlier process are not ours
         self._version = 0
@@ -73,7 +73,7 @@ class Feed:
     async def changes(self, since: str) -> AsyncIterator[str]:
         """Server-sent events from a version on, for ever."""
         name, _, number = since.partition(".")
-        version = int(number) if name == self._name and number.isdecimal() else 0
+        version = int(number) if name == self._name and number.isdecimal() and len(number) < DIGITS else 0
         self.watchers += 1
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
@@ -110,7 +110,6 @@ class Feed:
 
     async def _look_once(self) -> None:
         begun = time.monotonic()
-        self.looks += 1
         try:
             self._take(await in_thread(self._look))
         except (NotFound, UsageError) as error:
@@ -123,7 +122,7 @@ class Feed:
             raise  # to be logged: it is a fault of ours
         finally:
             self._looked_at = time.monotonic()
-            self._took = self._looked_at - begun
+            self._took = 0.0 if self.away else self._looked_at - begun  # what was waited for a store is no work
             self._looking = None
 
     def _take(self, seen: Seen) -> None:

@@ -48,7 +48,7 @@ class Known:
     reports: Path
     curves: Curves = field(default_factory=Curves)
     results: dict[str, tuple[int, Results]] = field(default_factory=dict)
-    reading: Lock = field(default_factory=Lock)
+    reading: Lock = field(default_factory=Lock)  # results are read by one thread at a time
 
 
 def queue(store: Store) -> Seen:
@@ -209,7 +209,7 @@ def _results(store: Store, found: Status, known: Known, make: Any) -> str:
         return str(make.no_results(state_of(task.state for task in found.tasks) in LIVE))
     version = hash(tuple((one.id, one.state, one.finished_at) for one in found.runs))
     kept = known.results.get(found.job.id)
-    if kept is None or kept[0] != version:
+    if (kept is None or kept[0] != version) and known.reading.acquire(blocking=False):  # else the next look asks
         reading = Thread(target=_read_results, args=(store, found.job.id, version, known), daemon=True)
         reading.start()
         reading.join(RESULTS_S)
@@ -218,14 +218,13 @@ def _results(store: Store, found: Status, known: Known, make: Any) -> str:
 
 
 def _read_results(store: Store, job_id: str, version: int, known: Known) -> None:
-    with known.reading:  # one at a time, however many ask
-        kept = known.results.get(job_id)
-        if kept is not None and kept[0] == version:
-            return
+    try:
         with suppress(StoreError, NotFound):  # the next look asks again
             known.results[job_id] = (version, results(store, job_id))
         for old in list(known.results)[:-KEPT]:
-            known.results.pop(old, None)
+            del known.results[old]
+    finally:
+        known.reading.release()
 
 
 def _groups(runs: Iterable[RunRow]) -> dict[str, tuple[str, int]]:
