@@ -55,7 +55,7 @@ def test_the_queue_says_what_runs_what_is_next_and_why_there_are_no_gpus(store, 
     assert '<progress value="20" max="40"' in page
     assert "box:1" in shown
     assert "waiting" in shown
-    assert "no nvidia-smi on this machine" in shown
+    assert "No nvidia-smi on this machine" in shown
     assert "2 running" not in shown
     assert "1 running, 1 queued" in shown
 

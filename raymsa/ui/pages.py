@@ -59,7 +59,7 @@ def queue(store: Store) -> Seen:
         "running": ("What runs", rows.running(found), "Nothing runs."),
         "training": ("Runs that train", rows.training(found, bar=False), "No run trains."),
         "next": ("Next", rows.next_tasks(found), "Nothing is ready to start."),
-        "drivers": ("Drivers", rows.drivers(found), f"{rows.no_driver(found).capitalize()}."),
+        "drivers": ("Drivers", rows.drivers(found), f"{rows.no_driver(found)}."),
         "gpus": ("GPUs of this machine", [rows.GPU_HEADING, *found.gpus], f"{found.no_gpus}."),
     }
     done = {run.id: (run.step or 0, run.steps_total) for run in found.runs if run.steps_total}

@@ -31,7 +31,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["MOST_ROWS"] = MOST_ROWS
-    made.filters |= {"plain": plain, "link": link, "key": key, "short": lambda text: short(str(text), LONGEST)}
+    made.filters |= {
+        "plain": plain,
+        "link": link,
+        "key": key,
+        "sentence": sentence,
+        "short": lambda text: short(str(text), LONGEST),
+    }
     return made
 
 
@@ -43,6 +49,11 @@ def plain(text: Any) -> str:
 def link(text: Any) -> str:
     """A text as one part of an address."""
     return quote(str(text), safe="")
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning; names in it stay as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def key(value: float | None) -> str:
