@@ -26,6 +26,7 @@ def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
+        auto_reload=False,  # a raymsa that is upgraded meanwhile must not give a page of two versions
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
