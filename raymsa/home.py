@@ -54,6 +54,11 @@ def bench_dir() -> Path:
     return home() / "bench"
 
 
+def reports_dir() -> Path:
+    """Reports, one folder for each job."""
+    return home() / "reports"
+
+
 def store_url() -> str:
     """SQLAlchemy URL of the experiment store: `RAYMSA_STORE`, else store.db under home."""
     return os.environ.get("RAYMSA_STORE") or f"sqlite:///{home() / 'store.db'}"

@@ -34,6 +34,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "list": "show",
     "status": "show",
     "top": "watch",
+    "ui": "ui",
     "logs": "show",
     "results": "results",
     "compare": "compare",

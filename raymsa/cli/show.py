@@ -126,6 +126,8 @@ def _list_lines(jobs: list[JobLine], now: float) -> list[str]:
 
 
 def _status_lines(found: Status, most: int | None) -> Iterator[str]:
+    from raymsa.report import rows
+
     job, now = found.job, found.now
     ago = duration(now - job.created_at)
     yield from sentence(f"job {job.id} ({job.name}): {found.state}, submitted by {job.submitted_by} {ago} ago", most)
@@ -135,13 +137,13 @@ def _status_lines(found: Status, most: int | None) -> Iterator[str]:
     if found.deadline is not None:
         yield from sentence(f"failed if not done by {moment(found.deadline, now)} ({_in(found.deadline - now)})", most)
     yield ""
-    yield from columns(_task_rows(found), most)
+    yield from columns(rows.tasks(found), most)
     for task in found.tasks:
         if task.state == "running" and task.said:
             yield from sentence(f"{task.kind}: {task.said}", most)
     if found.runs:
         yield ""
-        yield from columns(_run_rows(found), most)
+        yield from columns(rows.runs(found), most)
     if found.waits:
         yield ""
         for what, why in found.waits.items():
@@ -149,39 +151,6 @@ def _status_lines(found: Status, most: int | None) -> Iterator[str]:
     for failure in found.failures:
         yield ""
         yield from _failure_lines(failure, found, most)
-
-
-def _task_rows(found: Status) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("task", "state", "attempt", "driver", "since", "for")]
-    for task in found.tasks:
-        since = moment(task.started_at, found.now) if task.started_at else ""
-        took = duration((task.finished_at or found.now) - task.started_at) if task.started_at else ""
-        if task.state in ("queued", "paused"):  # an earlier attempt's
-            since = took = ""
-        attempt = f"{task.attempts}/{task.max_attempts}"
-        rows.append((task.kind, task.state, attempt, task.driver or "", since, took))
-    return rows
-
-
-def _run_rows(found: Status) -> list[tuple[str, ...]]:
-    from raymsa.evaluation.criteria import criterion_of
-    from raymsa.report.status import left_of
-
-    rule = criterion_of(found.job.spec)
-    valid_is = f"valid {rule.words}"
-    heading = ("run", "state", "where", "since", "epoch", "step", "left", valid_is, "attempts", "device time")
-    rows: list[tuple[str, ...]] = [heading]
-    for run in found.runs:
-        step = f"{run.step or 0}/{run.steps_total}" if run.steps_total is not None else ""
-        valid = "" if run.valid_error is None else f"{rule.turned(run.valid_error):.4f}"
-        where = since = left = ""
-        if run.state == "running":
-            where, since = run.place or "", moment(run.started_at or found.now, found.now)
-            left_s = left_of(run, found.now)
-            left = "" if left_s is None else duration(left_s)
-        facts = (str(run.epoch or ""), step, left, valid, str(run.attempts), duration(run.device_s))
-        rows.append((run.id, run.state, where, since, *facts))
-    return rows
 
 
 def _failure_lines(failure: Failure, found: Status, most: int | None) -> Iterator[str]:

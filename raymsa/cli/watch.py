@@ -16,14 +16,13 @@ import click
 from raymsa.cli.base import main, open_store, store_option
 from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import StoreError
-from raymsa.words import duration
 
 if TYPE_CHECKING:
     from raymsa.report.top import Frame
     from raymsa.store import Store
 
 EVERY_S = 1.0
-BAR = 20  # cells of a run's progress
+WIDE = 120  # columns from which on there is room for bars
 Lines = list[tuple[str, str]]  # (text, style)
 
 
@@ -55,89 +54,26 @@ def top_command(once: bool, url: str | None) -> None:
 
 def draw(found: Frame, store: str, away: str, most: int | None) -> Lines:
     """One frame as lines of at most `most` columns; no id is cut."""
+    from raymsa.report import rows
+
     lines: Lines = [(line, "bold") for line in sentence(f"raymsa top  {time.strftime('%H:%M:%S')}  {store}", most)]
     lines += [(line, "bold red") for line in sentence(away, most)] if away else []
-    for noun, counts in (("tasks", found.tasks), ("jobs", found.jobs)):
-        shown = ", ".join(f"{counts[state]:,} {state}" for state in _order(counts)) or "none"
-        lines += [(line, "") for line in sentence(f"{noun}: {shown}", most)]
-    lines += _table("running", _running(found), most, "nothing runs")
+    for noun, counted in (("tasks", found.tasks), ("jobs", found.jobs)):
+        lines += [(line, "") for line in sentence(f"{noun}: {rows.counts(counted)}", most)]
+    lines += _table("running", rows.running(found), most, "nothing runs")
     if found.runs:
-        lines += _table("runs", _runs(found, most), most, "")
-    lines += _table("next", _next(found), most, "nothing is ready to start")
-    lines += _table("drivers", _drivers(found), most, _no_driver(found))
-    gpus = [("GPU", "name", "busy %", "MiB used", "of", "°C", "W"), *found.gpus]
-    lines += _table("GPUs of this machine", gpus, most, found.no_gpus)
+        lines += _table("runs", rows.training(found, bar=most is None or most >= WIDE), most, "")
+    lines += _table("next", rows.next_tasks(found), most, "nothing is ready to start")
+    lines += _table("drivers", rows.drivers(found), most, rows.no_driver(found))
+    lines += _table("GPUs of this machine", [rows.GPU_HEADING, *found.gpus], most, found.no_gpus)
     return lines
 
 
-def _order(counts: dict[str, int]) -> list[str]:
-    first = ("running", "queued", "paused", "failed", "cancelled", "done")
-    return sorted(counts, key=lambda state: first.index(state) if state in first else len(first))
-
-
-def _table(title: str, rows: list[tuple[str, ...]], most: int | None, empty: str) -> Lines:
-    if len(rows) == 1:
+def _table(title: str, table: list[tuple[str, ...]], most: int | None, empty: str) -> Lines:
+    if len(table) == 1:
         return [("", ""), *((line, "") for line in sentence(f"{title}: {empty}", most))]
-    made = columns(rows, most)
+    made = columns(table, most)
     return [("", ""), (title, "bold"), *((line, "dim" if n == 0 else "") for n, line in enumerate(made))]
-
-
-def _running(found: Frame) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("job", "name", "task", "for", "last said")]
-    for task in found.running:
-        since = duration(found.now - task.started_at) if task.started_at else ""
-        asked = f"({task.asked} asked for) " if task.asked else ""
-        rows.append(
-            (task.job_id, _short(found.names.get(task.job_id, "")), task.kind, since, asked + (task.said or ""))
-        )
-    return rows
-
-
-def _runs(found: Frame, most: int | None) -> list[tuple[str, ...]]:
-    from raymsa.report.status import left_of
-
-    wide = most is None or most >= 120
-    rows: list[tuple[str, ...]] = [("run", "where", "epoch", "step", "done", "clips/s", "left", "heard")]
-    for run in found.runs:
-        left = left_of(run, found.now)
-        done = (run.step or 0) / run.steps_total if run.steps_total else 0.0
-        bar = f"{'#' * round(done * BAR):.<{BAR}} {done:4.0%}" if wide else ""
-        step = f"{run.step or 0}/{run.steps_total or '?'}"
-        speed = "" if run.clips_per_s is None else f"{run.clips_per_s:.1f}"
-        heard = "" if run.heard_at is None else f"{duration(found.now - run.heard_at)} ago"
-        shown = (step, bar, speed, "" if left is None else duration(left), heard)
-        rows.append((run.id, run.place or "", str(run.epoch or ""), *shown))
-    return rows
-
-
-def _next(found: Frame) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("job", "name", "task", "priority", "submitted")]
-    for waiting in found.next:
-        task = waiting.task
-        ago = f"{duration(found.now - task.created_at)} ago"
-        rows.append((task.job_id, _short(waiting.job_name), task.kind, str(task.priority), ago))
-    return rows
-
-
-def _drivers(found: Frame) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("driver", "holds", "its lease")]
-    for driver in dict.fromkeys(task.driver or "?" for task in found.running):
-        mine = [task for task in found.running if (task.driver or "?") == driver]
-        left = min((task.lease_until or 0) for task in mine) - found.now
-        lease = f"ends in {duration(left)}" if left >= 0 else f"ended {duration(-left)} ago: it is silent"
-        rows.append((driver, ", ".join(f"{task.kind} of {task.job_id}" for task in mine), lease))
-    return rows
-
-
-def _no_driver(found: Frame) -> str:
-    """Drivers are known by what they hold, and one on this machine by its lock."""
-    if found.here:
-        return f"none holds a task; {found.here} serves this machine"
-    return "none holds a task" + ("; `raymsa work` serves the queue" if found.next else "")
-
-
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 class Watch(threading.Thread):

@@ -228,10 +228,21 @@ def _failure(row: RunRow | Task, what: str, times: int, log: tuple[list[str], st
     return Failure(what, cause, WORDS.get(cause, cause), row.error or "", times, again, *log)
 
 
+def last_lines(path: Path, most: int, most_bytes: int = LOG_BYTES) -> list[str]:
+    """The end of a log. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read().decode(errors="replace").splitlines()[-most:]
+
+
+def no_log(host: str) -> str:
+    """Why there is no log here of what happened on a host."""
+    elsewhere = host and host != os.uname().nodename
+    return f"its log is on {host}, not here" if elsewhere else "it left no log on this machine"
+
+
 def _log(path: Path, host: str) -> tuple[list[str], str]:
     """The last lines of a log, or where it is."""
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
-        return file.read().decode(errors="replace").splitlines()[-LAST_LINES:], str(path)
-    elsewhere = host and host != os.uname().nodename
-    return [], f"its log is on {host}, not here" if elsewhere else "it left no log on this machine"
+    with suppress(OSError):
+        return last_lines(path, LAST_LINES), str(path)
+    return [], no_log(host)

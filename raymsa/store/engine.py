@@ -128,6 +128,11 @@ class Store:
         with self.read() as connection:
             return self.now(connection)
 
+    def only_read(self) -> None:
+        """From now on the database itself refuses whatever this process would write."""
+        event.listen(self.engine, "connect", _refuse_writes)
+        self.engine.dispose()  # those that are open already
+
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
@@ -156,6 +161,11 @@ def _parse(url: str) -> URL:
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise StoreError(f"{_shown(parsed)}: several processes share a store, so name a file: sqlite:////path/store.db")
     return parsed
+
+
+def shown(url: str) -> str:
+    """A store's URL as it may be printed. Raises StoreError."""
+    return _shown(_parse(url))
 
 
 def _is_sqlite(url: URL) -> bool:
@@ -267,6 +277,13 @@ def _prepare_sqlite_connection(connection: Any, _: object) -> None:
     connection.isolation_level = None  # python's sqlite3 would send its own deferred BEGIN
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _refuse_writes(connection: Any, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA query_only=ON")
+    else:
+        connection.read_only = True
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -220,6 +220,12 @@ def runs(store: Store, job_id: str | None = None) -> list[RunRow]:
     return _rows(store, RunRow, _of(table, job_id=job_id).order_by(table.c.job_id, table.c.variant, table.c.seed))
 
 
+def group(store: Store, group_key: str) -> list[RunRow]:
+    """The runs that differ by seed only, of all jobs, oldest first."""
+    table = tables.runs
+    return _rows(store, RunRow, _of(table, group_key=group_key).order_by(table.c.started_at, table.c.id))
+
+
 def run(store: Store, prefix: str) -> RunRow:
     """The run with this id or the start of an id. Raises NotFound, or UsageError when several fit."""
     with store.read() as connection:
@@ -227,9 +233,13 @@ def run(store: Store, prefix: str) -> RunRow:
     return _whole(store, RunRow, tables.runs, _only([(id_, id_) for id_ in found], prefix, "run"))
 
 
-def steps(store: Store, run_id: str) -> list[Step]:
-    """What a run reported while it trained, in order of steps."""
-    return _rows(store, Step, _of(tables.steps, run_id=run_id).order_by(tables.steps.c.step, tables.steps.c.name))
+def steps(store: Store, run_id: str, names: Collection[str] = (), since: int = 0) -> list[Step]:
+    """What a run reported while it trained, in order of steps: all of it, or under some names, from a step on."""
+    table = tables.steps
+    found = _of(table, run_id=run_id).where(table.c.step >= since)
+    if names:
+        found = found.where(table.c.name.in_(names))
+    return _rows(store, Step, found.order_by(table.c.step, table.c.name))
 
 
 def by_epoch(store: Store, job_id: str, name: str, run_id: str | None = None) -> dict[str, dict[int, float]]:
