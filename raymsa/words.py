@@ -1,10 +1,12 @@
-"""How values are told: durations for people, numbers for programs."""
+"""How values are told: durations and words for people, numbers for programs."""
 
 from __future__ import annotations
 
 import math
 import time
 from typing import Any
+
+JOINERS = "\u200c\u200d"  # invisible, but parts of words in Persian and Hindi, and of emoji
 
 
 def duration(seconds: float) -> str:
@@ -30,3 +32,8 @@ def for_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [for_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def visible(text: str) -> str:
+    """A text in which nothing hides or acts: control characters, marks of direction and line ends as escapes."""
+    return "".join(c if c.isprintable() or c in JOINERS else repr(c)[1:-1] for c in text)
