@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ def upload(folder: Path, names: Sequence[str], to: str, public: bool) -> str:
     The repository is made if it must be, private unless `public`. Raises UsageError for a name that is none, without a
     login, and when the repository is public and `public` was not said; RaymsaError when the Hub refuses.
     """
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when it is imported
     from huggingface_hub import HfApi, get_token
 
     if not REPOSITORY.fullmatch(to):
@@ -34,7 +32,9 @@ def upload(folder: Path, names: Sequence[str], to: str, public: bool) -> str:
         api.upload_folder(
             repo_id=to, folder_path=folder, allow_patterns=list(names), commit_message="Add a run of raymsa"
         )
-    except (OSError, RuntimeError, ValueError) as error:  # the client's errors are of these three, its network's too
+    except UsageError:
+        raise
+    except Exception as error:  # the client's errors and those of its network library have no parent in common
         raise RaymsaError(f"{to}: not uploaded: {_line(error).replace(token, '***')}") from None
     return f"{api.endpoint}/{to}"
 

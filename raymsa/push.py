@@ -76,7 +76,7 @@ def _is_there(run_id: str, out: Path) -> bool:
 
 
 def checkpoint_of(run: queries.RunRow) -> Path:
-    """A finished run's best checkpoint. Raises NotFinished, RaymsaError when it is gone, UsageError without adapters."""
+    """A finished run's best checkpoint. Raises NotFinished, RaymsaError if it is gone, UsageError without adapters."""
     from raymsa.training import checkpoint
 
     if run.state != "done":
@@ -139,7 +139,7 @@ def _public_rows(public: Callable[[Any], Any]) -> Edit:
     def edit(table: Table, row: dict[str, Any]) -> dict[str, Any] | None:
         if table in LEFT_OUT:
             return None
-        plain = {name: public(row[name]) for name in ("spec", "payload") if name in row}
+        plain: dict[str, Any] = {name: public(row[name]) for name in ("spec", "payload") if name in row}
         return {**row, **plain, **BLANK.get(table.name, {})}
 
     return edit

@@ -22,12 +22,13 @@ from raymsa.cli import main
 from raymsa.home import run_dir, store_url
 from raymsa.report.card import Card, text
 from raymsa.spec import ModelSpec, load_job, runs
-from raymsa.store import Store, queries, records
+from raymsa.store import Store, queries, records, tables
 from raymsa.target import Labels
 from raymsa.thinker.load import load
 from raymsa.training import checkpoint
 from raymsa.training.loop import Position
 from raymsa.training.run import build, collate_for, student_of
+from raymsa.words import visible
 from tests import stores
 from tests.clips import MIXED
 from tests.jobs import RAYMSA, job_file
@@ -69,13 +70,20 @@ def fill(store: Store, folder: Path) -> None:
     plain = spec.model_dump(mode="json")
     plain["dataset"] |= {"raw": "/data/ada/secret/MOSI", "shards": "s3://ada-bucket/MOSI"}
     job_id = stores.put(store, "small")
+    with store.write() as connection:
+        connection.execute(tables.jobs.update().values(spec={**plain, "seeds": list(MAE)}))
     task = queries.tasks(store, job_id)[0]
     for seed, mae in MAE.items():
         about = {"id": f"r{seed}", "job_id": job_id, "task_id": task.id, "variant": "disc", "seed": seed}
         records.create_runs(
             store, [{**about, "group_key": "g", "spec": {**plain, "seeds": [seed]}, "spec_digest": f"d{seed}"}]
         )
-        facts = {"data_digest": "da7a", "versions": {"torch": "2.8.0"}, "place": "adas-host GPU 0", "git_commit": "c0ffee"}
+        facts = {
+            "data_digest": "da7a",
+            "versions": {"torch": "2.8.0"},
+            "place": "adas-host GPU 0",
+            "git_commit": "c0ffee",
+        }
         records.start_run(store, f"r{seed}", **facts)
         records.record_steps(store, f"r{seed}", [stores.entry(1, {"loss": 1.0})])
         finals = {"mae": mae, "corr": float("nan"), "acc2_has0": 0.8, "constant_mae": 1.4, "out_of_range": 0.0}
@@ -138,8 +146,6 @@ def test_the_table_says_what_is_one_seed_and_what_is_the_mean(store: Store, tmp_
 
 def test_a_single_seed_is_called_that(store: Store, tmp_path: Path) -> None:
     with store.write() as connection:
-        from raymsa.store import tables
-
         connection.execute(tables.runs.update().where(tables.runs.c.id != "r1").values(group_key="other"))
     try:
         card = (pushed(tmp_path / "hub") / "README.md").read_text()
@@ -152,7 +158,16 @@ def test_a_single_seed_is_called_that(store: Store, tmp_path: Path) -> None:
 def test_nothing_of_this_machine_its_people_or_the_clips_is_in_it(store: Store, tmp_path: Path) -> None:
     folder = pushed(tmp_path / "hub")
     everything = b"".join(path.read_bytes() for path in folder.iterdir())
-    words = ("secret", "ada", "adas-host", "s3://", str(tmp_path), str(Path(os.environ["RAYMSA_HOME"])), "secret_clip")
+    words = (
+        "secret",
+        '"ada"',
+        "ada/",
+        "adas-host",
+        "s3://",
+        str(tmp_path),
+        str(Path(os.environ["RAYMSA_HOME"])),
+        "secret_clip",
+    )
     assert [word for word in words if word.encode() in everything] == []
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
     spec = yaml.safe_load((folder / "spec.yaml").read_text())
@@ -188,7 +203,7 @@ def test_hostile_words_stay_words_in_the_card(store: Store) -> None:
     card = text(changed)
     assert "\x1b" not in card and "\u202e" not in card
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
-    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == hostile
+    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == visible(hostile)
     outside = "\n".join(line for line in body.splitlines() if not line.startswith("    "))
     assert "<script>" not in outside and "[a](" not in outside and "\n---\n" not in outside
 
@@ -237,6 +252,7 @@ class Hub(BaseHTTPRequestHandler):
     asked: list[tuple[str, str, Any]]
     private: bool
     refuses: int
+    url: str
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -255,7 +271,7 @@ class Hub(BaseHTTPRequestHandler):
         elif "commit" in self.path:
             self._answer({"commitUrl": "x", "commitOid": "0" * 40, "pullRequestUrl": None, "success": True})
         else:
-            self._answer({"url": "http://hub/ada/model", "id": "ada/model", "name": "ada/model"})
+            self._answer({"url": f"{self.url}/ada/model", "id": "ada/model", "name": "ada/model"})
 
     def _answer(self, value: Any, status: int = 200) -> None:
         text = json.dumps(value).encode()
@@ -268,10 +284,10 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub() -> Iterator[Any]:
-    handler = type("OneHub", (Hub,), {"asked": [], "private": True, "refuses": 0})
+    handler = type("OneHub", (Hub,), {"asked": [], "private": True, "refuses": 0, "url": ""})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    handler.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    handler.url = f"http://127.0.0.1:{server.server_port}"
     yield handler
     server.shutdown()
     server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def push_command(run: str, out: Path | None, to: str | None, dry_run: bool, url:
     Nothing is uploaded without --to. A folder that is there already, of this run, is uploaded as it is: its README.md
     may have been added to.
     """
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the Hub's client is imported
     from raymsa import push
     from raymsa.store import queries
 

@@ -191,8 +191,13 @@ def is_there(folder: Path, mark: str) -> bool:
 
 @contextmanager
 def replaced(folder: Path, mark: str) -> Iterator[Path]:
-    """A new folder to write a run into; afterwards it stands at `folder`, marked, instead of what was there."""
+    """A new folder to write a run into; afterwards it stands at `folder`, marked, instead of what was there.
+
+    For one process at a time: see `locked`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(".part-*"):  # of an export that was killed
+        shutil.rmtree(left)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
         yield part

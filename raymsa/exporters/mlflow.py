@@ -40,6 +40,7 @@ class MLflow(Exporter):
 
 def _add(runs: Sequence[Recorded], out: Path) -> Done:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     url = f"sqlite:///{out}/mlflow.db"
     done = Done([], [], f"mlflow ui --backend-store-uri {url}")
@@ -48,7 +49,7 @@ def _add(runs: Sequence[Recorded], out: Path) -> Done:
             tracker = _Tracker(url, out / "artifacts")
             for one in runs:
                 (done.written if tracker.add(one) else done.there).append(one.run.id)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:  # mlflow.db may be something else
         raise RaymsaError(f"{out}: MLflow refused: {' '.join(str(error).split())[:300]}") from None
     return done
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from raymsa.errors import RaymsaError
 from raymsa.exporters.base import Done, Exporter, Recorded
 from raymsa.parcel import ROWS, left_by, write_contents
 from raymsa.place import new_folder
@@ -35,6 +36,13 @@ class Raymsa(Exporter):
             if name == "log.txt" or self.with_checkpoints:
                 to = folder / "runs" / one.run.id / name
                 to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, to)
+                _copy(path, to)
                 places.append((f"runs/{one.run.id}/{name}", f"{one.run.id}/{name}"))
         return places
+
+
+def _copy(path: Path, to: Path) -> None:
+    try:
+        shutil.copyfile(path, to)
+    except FileNotFoundError:  # a run that trains replaces its checkpoints
+        raise RaymsaError(f"{path}: was replaced meanwhile, because the run goes on; export it again") from None

@@ -7,6 +7,7 @@ beside them and says which is which.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from raymsa.evaluation.criteria import CRITERIA
 from raymsa.evaluation.metrics import PROFILES
 from raymsa.report.cells import FIRST
 from raymsa.report.formats import Column, Sheet, markdown
-from raymsa.report.results import CONSTANT
+from raymsa.report.results import CONSTANT, HEALTH
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import Classification, task_of
@@ -81,10 +82,10 @@ def _front(card: Card) -> dict[str, Any]:
     told = [{"type": n, "name": f"{n} (test)", "value": v} for n, v in values.items() if math.isfinite(v)]
     result = {
         "task": {"type": "other", "name": "Multimodal sentiment analysis"},
-        "dataset": {"type": dataset["name"], "name": dataset["name"], "split": "test"},
+        "dataset": {"type": visible(dataset["name"]), "name": visible(dataset["name"]), "split": "test"},
         "metrics": told,
     }
-    index = {"model-index": [{"name": card.run.id, "results": [result]}]} if told else {}
+    index = {"model-index": [{"name": visible(card.run.id), "results": [result]}]} if told else {}
     return {**base, "library_name": "peft", "language": dataset.get("language", "en"), "tags": tags, **index}
 
 
@@ -141,7 +142,7 @@ def _use(card: Card) -> str:
     commands = [
         "hf download OWNER/NAME --local-dir FOLDER    # where it comes from the Hub; else FOLDER is this one",
         "raymsa import FOLDER",
-        f"raymsa predict {visible(card.run.id)} clip.mp4 --text 'the words that are said in it'",
+        f"raymsa predict {shlex.quote(visible(card.run.id))} clip.mp4 --text 'the words that are said in it'",
     ]
     code = [
         "from peft import PeftModel",
@@ -160,7 +161,7 @@ def _use(card: Card) -> str:
 
 
 def _training(card: Card) -> str:
-    run, spec = card.run, card.spec
+    run, spec, test = card.run, card.spec, card.finals.get("test", {})
     facts = {
         "job": card.job_name,
         "data digest": run.data_digest,
@@ -170,6 +171,7 @@ def _training(card: Card) -> str:
         "trainable parameters": None if run.trainable_parameters is None else f"{run.trainable_parameters:,}",
         "device hours": f"{run.device_s / 3600:.2f}",
         "peak memory": None if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 2**30:.2f} GiB",
+        **{f"{name} answers on test": f"{100 * test[name]:.1f} %" for name in HEALTH if name in test},
         "versions": ", ".join(f"{name} {version}" for name, version in (run.versions or {}).items()),
     }
     lines = "\n".join(f"- {name}: {_line(str(value))}" for name, value in facts.items() if value)
