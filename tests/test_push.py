@@ -269,7 +269,14 @@ class Hub(BaseHTTPRequestHandler):
             files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
             self._answer({"files": [{**file, "shouldIgnore": False, "oid": None} for file in files]})
         elif "commit" in self.path:
-            self._answer({"commitUrl": "x", "commitOid": "0" * 40, "pullRequestUrl": None, "success": True})
+            self._answer(
+                {
+                    "commitUrl": f"{self.url}/ada/model/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                    "pullRequestUrl": None,
+                    "success": True,
+                }
+            )
         else:
             self._answer({"url": f"{self.url}/ada/model", "id": "ada/model", "name": "ada/model"})
 

@@ -61,8 +61,12 @@ def export_command(
         print_json({"path": str(out), "written": done.written, "there": done.there})
     else:
         click.echo(str(out))
-    there = f", {len(done.there)} were there already" if done.there else ""
-    say(f"{len(done.written)} runs written{there}; {done.look}")
+    there = f", {_runs(done.there)} there already" if done.there else ""
+    say(f"{_runs(done.written)} written{there}; {done.look}")
+
+
+def _runs(ids: list[str]) -> str:
+    return "1 run" if len(ids) == 1 else f"{len(ids)} runs"
 
 
 @main.command("push", short_help="A run as a folder for the Hugging Face Hub; uploads when asked.")
@@ -144,7 +148,7 @@ def import_command(source: Path, max_gb: float, url: str | None, as_json: bool) 
     else:
         for run_id in [*taken.runs, *taken.files]:
             click.echo(run_id)
-    files = f", {len(taken.files)} given their files" if taken.files else ""
-    say(f"{len(taken.runs)} runs taken in{files}, {len(taken.there)} were there already")
+    files = f", {_runs(taken.files)} given the files they lacked" if taken.files else ""
+    say(f"{_runs(taken.runs)} taken in{files}, {_runs(taken.there)} there already")
     if taken.paused:
         say(f"{taken.paused} of their tasks are paused; `raymsa resume JOB` lets them go on")
