@@ -97,11 +97,12 @@ def write_contents(folder: Path, run_ids: Iterable[str], places: dict[str, str])
 
 def read(folder: Path, most_bytes: float) -> Parcel:
     """Look into a parcel. Raises NotFound, or UsageError when it is none, too large, half there or out of order."""
-    if not folder.is_dir():
+    if not folder.exists():
         raise NotFound(f"{folder}: no such folder")
     if not (folder / CONTENTS).exists():
         raise UsageError(
-            f"{folder}: no {CONTENTS} in it: it was not written by `raymsa export --to raymsa` or `raymsa push`"
+            f"{folder}: no {CONTENTS} in it: `raymsa export --to raymsa` and `raymsa push` write one (what `raymsa store "
+            "export` wrote is for `raymsa store import`)"
         )
     with opened(folder, CONTENTS) as file:
         text = file.read(LONGEST_CONTENTS + 1)

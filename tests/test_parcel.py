@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from raymsa.cli import main
 from raymsa.errors import UsageError
 from raymsa.home import run_dir, store_url
+from raymsa.jobfile import load_job
 from raymsa.parcel import read
-from raymsa.spec import load_job, runs
+from raymsa.spec import runs
 from raymsa.store import Store, queries, records
 from raymsa.target import Labels
 from raymsa.training import checkpoint
@@ -306,6 +307,13 @@ def test_a_parcel_that_is_not_as_it_was_packed_is_one_line_and_changes_nothing(
     assert in_home(there) == {} and not list((there / "runs").glob(".import-*"))
     with Store.open(store_url()) as other:
         assert queries.jobs(other) == [] and queries.runs(other) == []
+
+
+def test_what_is_no_parcel_is_told_where_it_belongs(store: Store, tmp_path: Path) -> None:
+    said("store", "export", str(tmp_path / "x.jsonl"))
+    result = call("import", str(tmp_path / "x.jsonl"))
+    assert result.exit_code == 2 and "is for `raymsa store import`" in result.output
+    assert call("import", str(tmp_path / "nothing")).exit_code == 102
 
 
 def test_a_parcel_may_be_too_large(store: Store, tmp_path: Path) -> None:

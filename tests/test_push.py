@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from raymsa.cli import main
 from raymsa.home import run_dir, store_url
+from raymsa.jobfile import load_job
 from raymsa.report.card import Card, text
-from raymsa.spec import ModelSpec, load_job, runs
+from raymsa.spec import ModelSpec, runs
 from raymsa.store import Store, queries, records, tables
 from raymsa.target import Labels
 from raymsa.thinker.load import load
@@ -308,6 +309,13 @@ def push_to(hub: Any, made: Path, out: Path, *words: str, token: str = TOKEN) ->
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+def seen(hub: Any) -> list[tuple[str, str, str]]:
+    """The repositories that were asked for: owner, name, and who may see them, as older and newer clients say it."""
+    asked = [json.loads(body) for path, _, body in hub.asked if path == "/api/repos/create"]
+    private = [one.get("visibility", "private" if one.get("private") else "public") for one in asked]
+    return [(one["organization"], one["name"], who) for one, who in zip(asked, private, strict=True)]
+
+
 def test_it_is_uploaded_when_asked_to_a_private_repository_and_the_token_stays_secret(
     store: Store, made: Path, hub: Any, tmp_path: Path
 ) -> None:
@@ -318,8 +326,7 @@ def test_it_is_uploaded_when_asked_to_a_private_repository_and_the_token_stays_s
     (folder / "README.md").write_text((folder / "README.md").read_text() + "more words")
     ended = push_to(hub, made, folder, "--to", "ada/model")
     assert ended.returncode == 0 and ended.stdout == f"{hub.url}/ada/model\n", ended.stderr
-    created = json.loads(next(body for path, _, body in hub.asked if path == "/api/repos/create"))
-    assert (created["name"], created["organization"], created["private"]) == ("model", "ada", True)
+    assert seen(hub) == [("ada", "model", "private")]
     (commit,) = [body for path, _, body in hub.asked if "/commit/" in path]
     files = [line["value"] for line in map(json.loads, commit.splitlines()) if line["key"] == "file"]
     assert {f["path"] for f in files} == {*NAMES, "LICENSE"}
@@ -337,8 +344,7 @@ def test_public_is_said_aloud(store: Store, made: Path, hub: Any, tmp_path: Path
     assert ended.returncode == 2 and "ada/model is there already and is public; say --public" in ended.stderr
     assert not [path for path, _, _ in hub.asked if "commit" in path]
     assert push_to(hub, made, tmp_path / "a", "--to", "ada/model", "--public").returncode == 0
-    created = [json.loads(body)["private"] for path, _, body in hub.asked if path == "/api/repos/create"]
-    assert created == [True, False]
+    assert seen(hub) == [("ada", "model", "private"), ("ada", "model", "public")]
     assert push_to(hub, made, tmp_path / "b", "--public").returncode == 2
 
 

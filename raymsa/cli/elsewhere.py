@@ -149,6 +149,7 @@ def import_command(source: Path, max_gb: float, url: str | None, as_json: bool) 
         for run_id in [*taken.runs, *taken.files]:
             click.echo(run_id)
     files = f", {_runs(taken.files)} given the files they lacked" if taken.files else ""
-    say(f"{_runs(taken.runs)} taken in{files}, {_runs(taken.there)} there already")
+    there = f", {_runs(taken.there)} there already" if taken.there else ""
+    say(f"{_runs(taken.runs)} taken in{files}{there}")
     if taken.paused:
         say(f"{taken.paused} of their tasks are paused; `raymsa resume JOB` lets them go on")
