@@ -101,8 +101,8 @@ def read(folder: Path, most_bytes: float) -> Parcel:
         raise NotFound(f"{folder}: no such folder")
     if not (folder / CONTENTS).exists():
         raise UsageError(
-            f"{folder}: no {CONTENTS} in it: `raymsa export --to raymsa` and `raymsa push` write one (what `raymsa store "
-            "export` wrote is for `raymsa store import`)"
+            f"{folder}: no {CONTENTS} in it: `raymsa export --to raymsa` and `raymsa push` write one "
+            "(what `raymsa store export` wrote is for `raymsa store import`)"
         )
     with opened(folder, CONTENTS) as file:
         text = file.read(LONGEST_CONTENTS + 1)
