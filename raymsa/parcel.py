@@ -173,7 +173,7 @@ def _check(parcel: Parcel, most_bytes: float) -> None:
     if contents.format != FORMAT:
         raise UsageError(f"{where}: it has format {contents.format} and this raymsa reads {FORMAT}: upgrade raymsa")
     for run_id in contents.runs:
-        if not FOLDER.fullmatch(run_id) or run_id.startswith("."):
+        if not _is_name(run_id) or run_id.startswith("."):
             raise UsageError(f"{where}: the id {run_id!r} cannot be a folder's name")
     for item in contents.files:
         _check_names(where, item, contents.runs)
@@ -185,9 +185,13 @@ def _check(parcel: Parcel, most_bytes: float) -> None:
     _check_sizes(parcel, most_bytes)
 
 
+def _is_name(part: str) -> bool:
+    return FOLDER.fullmatch(part) is not None and part.isprintable()  # a terminal would obey the rest
+
+
 def _check_names(where: Path, item: Item, run_ids: tuple[str, ...]) -> None:
     parts = item.name.split("/")
-    if not all(FOLDER.fullmatch(part) for part in parts):
+    if not all(map(_is_name, parts)):
         raise UsageError(f"{where}: {item.name!r} is no file in this folder")
     run_id, _, name = (item.to or "").partition("/")
     if item.to is not None and (run_id not in run_ids or not LEFT.fullmatch(name)):

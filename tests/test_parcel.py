@@ -277,6 +277,7 @@ TRICKS: list[tuple[Callable[[Path], None], str]] = [
     (lambda p: change(p, files=contents(p)["files"][1:]), "names no store.jsonl"),
     (lambda p: change(p, runs=["../x"]), "cannot be a folder's name"),
     (lambda p: change(p, runs=[".import.lock"]), "cannot be a folder's name"),
+    (lambda p: change(p, runs=["r1\x1b[31m"]), "the id 'r1\\x1b[31m' cannot be a folder's name"),
     (lambda p: change(p, format=2), "upgrade raymsa"),
     (lambda p: change(p, raymsa="export"), "raymsa: "),
     (lambda p: change(p, more=1), "more: "),
