@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from raymsa.errors import DataError
+from raymsa.errors import DataError, RaymsaError, UsageError
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 HALF = re.compile(r"[a-z][a-z0-9+.-]+:/([^/]|/?$)|[a-z][a-z0-9+.-]+://$", re.IGNORECASE)  # s3:/bucket, s3://
@@ -130,6 +130,27 @@ def folder_at_once(folder: Path, mark: str) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A new local folder to write into; afterwards it stands at `folder`, which had nothing in it.
+
+    Raises UsageError when something is there, RaymsaError when it cannot be written.
+    """
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise UsageError(f"{folder}: is there already; name another, or remove it first")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}-", dir=folder.parent))
+        try:
+            yield part
+            part.chmod(0o755)  # mkdtemp makes it private
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise RaymsaError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def put(file: Path, path: Path) -> None:

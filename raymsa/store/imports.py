@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,11 +18,12 @@ from sqlalchemy import Connection, Table, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from raymsa.errors import NotFound, UsageError
+from raymsa.home import run_dir
 from raymsa.store.engine import Store
 from raymsa.store.jsonl import Found, read
 from raymsa.store.records import insert_event
 from raymsa.store.states import LIVE
-from raymsa.store.tables import events, jobs, metadata, runs, tasks, waits
+from raymsa.store.tables import artifacts, events, jobs, metadata, runs, tasks, waits
 
 FOLDER = re.compile(r"(?!\.{0,2}$)[^/\0]+")  # each run has one under RAYMSA_HOME, and `raymsa rm` removes it
 BATCH = 1_000  # rows inserted at a time
@@ -39,16 +40,38 @@ class Imported(NamedTuple):
     rows: dict[str, int]
 
 
-def import_(store: Store, path: Path, who: str) -> Imported:
-    """Take in what `export` wrote. Raises NotFound, UsageError when the file is not as it was written, StoreError."""
+def import_(
+    store: Store, path: Path, who: str, *, join: bool = False, then: Callable[[], None] = lambda: None
+) -> Imported:
+    """Take in what `export` wrote. Raises NotFound, UsageError when the file is not as it was written, StoreError.
+
+    With `join`, runs that a job lacks come into a job that is there already. `then` is called when all rows are in and
+    before they count: what it raises undoes them.
+    """
     if not path.exists():
         raise NotFound(f"{path}: no such file or folder")
     with store.write() as connection:
-        there = set(connection.execute(select(jobs.c.id)).scalars())
+        there = _There(connection, join)
         intake = _Intake(connection, who, store.now(connection), there, {name: {} for name in metadata.tables})
         for found in _read(path):
             intake.add(found)
-        return intake.end()
+        made = intake.end()
+        then()
+        return made
+
+
+class _There:
+    """What the store had before; `runs` is None where the runs of a job are all there is to it."""
+
+    def __init__(self, connection: Connection, join: bool) -> None:
+        self.jobs = {row.id: row.created_at for row in connection.execute(select(jobs.c.id, jobs.c.created_at))}
+        self.runs = set(connection.execute(select(runs.c.id)).scalars()) if join else None
+
+    def check(self, found: Found) -> None:
+        """Raises UsageError for a job that only has the same id as one that is there."""
+        row = found.row
+        if self.runs is not None and found.table is jobs and self.jobs.get(row["id"]) not in (None, row["created_at"]):
+            raise UsageError(f"{found.where}: job {row['id']} is there already, and it is another job")
 
 
 def _read(path: Path) -> Iterator[Found]:
@@ -66,7 +89,7 @@ class _Intake:
     connection: Connection
     who: str
     at: float
-    there: set[str]  # jobs that the store has
+    there: _There
     known: dict[str, dict[Any, bool]]  # table -> id in the file -> is it new
     task_ids: dict[int, int] = field(default_factory=dict)  # in the file -> in the store
     places: dict[int, tuple[str, int]] = field(default_factory=dict)  # tasks that were there: job and seq
@@ -107,9 +130,12 @@ class _Intake:
     def _is_new(self, found: Found) -> bool:
         """Whose row it is, its first reference says; a job's own row is new if the store has no such job."""
         if found.table is jobs:
-            return found.row["id"] not in self.there
+            self.there.check(found)
+            return found.row["id"] not in self.there.jobs
         known = [self._known(found, column, parent) for column, parent in _references(found.table)]
-        return known[0]
+        return known[0] or (
+            found.table is runs and self.there.runs is not None and found.row["id"] not in self.there.runs
+        )
 
     def _known(self, found: Found, column: str, parent: str) -> bool:
         value = found.row[column]
@@ -122,9 +148,12 @@ class _Intake:
     def _is_news(self, row: dict[str, Any]) -> bool:
         """What happened to a job comes with it; what happened to none, or to one that was removed, comes once."""
         if row["job_id"] in self.known["jobs"]:
-            return self.known["jobs"][row["job_id"]]
+            return self.known["jobs"][row["job_id"]] or self._joined(row["run_id"])
         same = [events.c[name].is_not_distinct_from(row[name]) for name in row if name not in ("id", "task_id")]
         return self.connection.execute(select(events.c.id).where(*same).limit(1)).first() is None
+
+    def _joined(self, run_id: str | None) -> bool:
+        return self.there.runs is not None and self.known["runs"].get(run_id, False)
 
     def _look_at_task(self, row: dict[str, Any], new: bool) -> None:
         if not new:
@@ -141,6 +170,8 @@ class _Intake:
             return {**_without_id(row), "task_id": self._task(row["task_id"])}
         if table is runs and row["state"] == "running":
             row = {**row, "state": "queued"}
+        if table is artifacts and row["name"] == "folder":
+            row = {**row, "path": str(run_dir(row["run_id"]))}
         ids = {column: self._task(row[column]) for column, parent in _references(table) if parent == tasks.name}
         return None if table is waits and None in ids.values() else {**row, **ids}
 

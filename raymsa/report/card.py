@@ -1,0 +1,200 @@
+"""The model card of a run: README.md with front matter, the table, and how to use what lies beside it.
+
+The front matter has this run's own numbers, because they are this model's; the table puts the mean over its seeds
+beside them and says which is which.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from raymsa.evaluation.criteria import CRITERIA
+from raymsa.evaluation.metrics import PROFILES
+from raymsa.report.cells import FIRST
+from raymsa.report.formats import Column, Sheet, markdown
+from raymsa.report.results import CONSTANT, HEALTH
+from raymsa.report.spread import Spread, spread
+from raymsa.store import Store, queries
+from raymsa.target import Classification, task_of
+from raymsa.words import visible
+
+LICENCE = (
+    "None is stated here. The base model and the dataset have licences and terms of their own, and what they ask of "
+    "adapters trained on them is for whoever publishes this to check; add `license:` to the lines at the top then."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the card tells. `seeds` are the finished runs of the group, this one among them; `spec` holds no paths."""
+
+    run: queries.RunRow
+    job_name: str
+    spec: Mapping[str, Any]
+    base_model: str | None
+    finals: Mapping[str, Mapping[str, float]]
+    seeds: Mapping[int, Mapping[str, Mapping[str, float]]]
+    has_head: bool
+
+    @property
+    def profile(self) -> str:
+        """The metrics' rules."""
+        return task_of(self.spec).profile
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics on test, the best known first."""
+        names = [name for name in PROFILES[self.profile] if name in self.finals.get("test", {})]
+        return sorted(names, key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name)))
+
+
+def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_model: str | None, has_head: bool) -> Card:
+    """Gather what the card of a finished run tells, unrounded."""
+    seeds = {sister.seed: queries.finals(store, sister.id) for sister in _sisters(store, run)}
+    finals = queries.finals(store, run.id)
+    name = queries.job(store, run.job_id).name
+    return Card(run, name, spec, base_model, finals, dict(sorted({**seeds, run.seed: finals}.items())), has_head)
+
+
+def text(card: Card) -> str:
+    """The whole README.md."""
+    head = yaml.safe_dump(_front(card), allow_unicode=True, sort_keys=False, width=1000)
+    parts = [_title(card), _results(card), _use(card), _training(card), f"## Licence\n\n{LICENCE}\n"]
+    return f"---\n{head}---\n\n" + "\n".join(parts)
+
+
+def _sisters(store: Store, run: queries.RunRow) -> list[queries.RunRow]:
+    """Finished runs on the same clips that differ by the seed alone; of one seed, the newest counts."""
+    return [row for row in queries.done_on(store, run.data_digest or "") if row.group_key == run.group_key]
+
+
+def _front(card: Card) -> dict[str, Any]:
+    dataset = card.spec["dataset"]
+    tags = ["raymsa", "lora", "multimodal", "sentiment-analysis", card.spec["readout"]["kind"]]
+    base = {"base_model": card.base_model, "base_model_relation": "adapter"} if card.base_model else {}
+    values = {name: card.finals.get("test", {}).get(name, math.nan) for name in card.metrics}
+    told = [{"type": n, "name": f"{n} (test)", "value": v} for n, v in values.items() if math.isfinite(v)]
+    result = {
+        "task": {"type": "other", "name": "Multimodal sentiment analysis"},
+        "dataset": {"type": visible(dataset["name"]), "name": visible(dataset["name"]), "split": "test"},
+        "metrics": told,
+    }
+    index = {"model-index": [{"name": visible(card.run.id), "results": [result]}]} if told else {}
+    return {**base, "library_name": "peft", "language": dataset.get("language", "en"), "tags": tags, **index}
+
+
+def _title(card: Card) -> str:
+    base = f"`{card.base_model}`" if card.base_model else "a base model that is not on the Hub (see spec.yaml)"
+    reads = ", ".join(card.spec["inputs"]["modalities"])
+    return (
+        f"# {_line(card.run.id)}\n\n"
+        f"LoRA adapters {'and a head ' if card.has_head else ''}for the Thinker of {base}, trained by raymsa on "
+        f"{_line(card.spec['dataset']['name'])} with the readout `{_line(card.spec['readout']['kind'])}`. "
+        f"It reads {reads}.\n"
+    )
+
+
+def _results(card: Card) -> str:
+    if not card.metrics:
+        return "## Results\n\nThis run was not scored on test.\n"
+    test = card.finals["test"]
+    seeds = ", ".join(map(str, card.seeds))
+    means = {
+        name: spread(by["test"][name] for by in card.seeds.values() if name in by.get("test", {}))
+        for name in card.metrics
+    }
+    rows: list[tuple[str, Mapping[str, float | Spread | None]]] = [
+        (f"this run (seed {card.run.seed}): what lies here", test),
+        (f"mean ± sd of {len(card.seeds)} seeds ({seeds})", means),
+    ]
+    constant = {name: test[CONSTANT + name] for name in card.metrics if CONSTANT + name in test}
+    what = "most frequent class" if isinstance(task_of(card.spec), Classification) else "train median"
+    if constant:
+        rows.append((f"constant predictor ({what})", constant))
+    columns = (Column("what", "on test"), *map(_column, card.metrics))
+    sheet = Sheet("", columns, tuple((label, *map(values.get, card.metrics)) for label, values in rows))
+    rules = "\n".join(f"- `{name}`: {_rule(card.profile, name)}" for name in card.metrics)
+    return f"## Results\n\n{markdown(sheet)}\n{_which(card)}\n\n{rules}\n"
+
+
+def _which(card: Card) -> str:
+    """How this run stands among its seeds, on valid: whether it is the luckiest is seen there."""
+    if len(card.seeds) == 1:
+        return "One seed was trained: how much the numbers would move with another is not known."
+    rule = CRITERIA[card.profile]
+    errors = {seed: rule.turned(by.get("valid", {}).get(rule.metric, math.nan)) for seed, by in card.seeds.items()}
+    if any(map(math.isnan, errors.values())):
+        return "To compare with others' means, take the mean: this run is one of its seeds."
+    place = 1 + sum(error < errors[card.run.seed] for error in errors.values())
+    return (
+        f"By {rule.words} on valid, this run is number {place} of {len(errors)} seeds. "
+        "To compare with others' means, take the mean: a single seed may be lucky."
+    )
+
+
+def _use(card: Card) -> str:
+    commands = [
+        "hf download OWNER/NAME --local-dir FOLDER    # where it comes from the Hub; else FOLDER is this one",
+        "raymsa import FOLDER",
+        f"raymsa predict {shlex.quote(visible(card.run.id))} clip.mp4 --text 'the words that are said in it'",
+    ]
+    code = [
+        "from peft import PeftModel",
+        "from transformers import Qwen2_5OmniThinkerForConditionalGeneration",
+        "",
+        f"thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained({card.base_model or 'BASE'!r})",
+        'model = PeftModel.from_pretrained(thinker, "FOLDER")',
+    ]
+    head = (
+        "\nThe score is read by the head in head.safetensors from the last token's hidden state, with the prompt and "
+        "inputs of spec.yaml; `raymsa predict` does all of it.\n"
+        if card.has_head
+        else "\nThe score is what the model says to the prompt in spec.yaml; `raymsa predict` asks and parses.\n"
+    )
+    return f"## Use\n\n{_block(commands)}\nThe adapters alone, with plain PEFT:\n\n{_block(code)}{head}"
+
+
+def _training(card: Card) -> str:
+    run, spec, test = card.run, card.spec, card.finals.get("test", {})
+    facts = {
+        "job": card.job_name,
+        "data digest": run.data_digest,
+        "spec digest": run.spec_digest,
+        "commit": run.git_commit,
+        "weights of the base while training": spec["model"].get("quantization"),
+        "trainable parameters": None if run.trainable_parameters is None else f"{run.trainable_parameters:,}",
+        "device hours": f"{run.device_s / 3600:.2f}",
+        "peak memory": None if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 2**30:.2f} GiB",
+        **{f"{name} answers on test": f"{100 * test[name]:.1f} %" for name in HEALTH if name in test},
+        "versions": ", ".join(f"{name} {version}" for name, version in (run.versions or {}).items()),
+    }
+    lines = "\n".join(f"- {name}: {_line(str(value))}" for name, value in facts.items() if value)
+    return (
+        f"## Training\n\nEvery setting is in spec.yaml: `raymsa submit spec.yaml` repeats this run where the clips are "
+        f"at hand.\n\n{lines}\n\nNo clip, label or prediction is in this folder.\n"
+    )
+
+
+def _column(name: str) -> Column:
+    """Errors and correlations with three decimals, shares in percent with one, as papers print them."""
+    return Column(name, name, 3) if name in FIRST else Column(name, f"{name} %", 1, 100)
+
+
+def _rule(profile: str, name: str) -> str:
+    return (PROFILES[profile][name].__doc__ or name).split("\n")[0]
+
+
+def _line(words: str) -> str:
+    """Words of anybody in a line of Markdown."""
+    return markdown(Sheet("", (Column("x", words),), ())).split("\n")[0].strip("| ")
+
+
+def _block(lines: Sequence[str]) -> str:
+    """Lines as they are: an indented block cannot be ended by what stands in it."""
+    return "".join(f"    {line}".rstrip() + "\n" for line in lines)
