@@ -47,6 +47,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "analyse": "analyse",
     "bench": "bench",
     "store": "keep",
     "metrics": "watch",
