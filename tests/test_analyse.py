@@ -18,8 +18,9 @@ from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.evaluation.neighbours import Neighbourhood, neighbourhoods
 from raymsa.home import run_dir, store_url
+from raymsa.jobfile import load_job
 from raymsa.report.latent import Latent, Space, draw
-from raymsa.spec import load_job, runs
+from raymsa.spec import runs
 from raymsa.store import Store, records
 from raymsa.target import Labels
 from raymsa.training import checkpoint
