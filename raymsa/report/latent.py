@@ -5,6 +5,7 @@ Axes: N clips.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ COLOURS = "cividis"  # its lightness rises evenly
 AREA = (6.0, 30.0)  # of a marker, in points²: of many clips each is small
 INK = 9_000  # points² that all markers of a panel take together, within AREA
 PANEL = (4.6, 4.3)  # inches
+TITLE = 64  # characters of a line over one panel
 PLAIN = {"svg.hashsalt": "raymsa", "font.size": 9}  # the same picture is the same file
 
 
@@ -118,7 +120,8 @@ def draw(found: Latent, folder: Path) -> Path:
         for axes, space in zip(panels, reversed(found.spaces), strict=True):
             colours = _panel(axes, found, space)
         figure.colorbar(colours, ax=list(panels), label="label")
-        figure.suptitle(_about(found), parse_math=False, wrap=True)
+        # matplotlib's own wrapping would read a `$` as mathematics all the same
+        figure.suptitle(textwrap.fill(_about(found), TITLE * len(found.spaces)), parse_math=False)
         path = folder / FILE.format(split=found.split)
         try:
             folder.mkdir(parents=True, exist_ok=True)
