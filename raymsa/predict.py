@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raymsa.clip import Clip
 from raymsa.errors import DataError, NotFinished, UsageError
 from raymsa.home import run_dir
 from raymsa.store import Store, queries
 from raymsa.target import NO_CLASS, Classes, Reading, Target
+
+if TYPE_CHECKING:
+    from raymsa.training.student import Student
 
 WORDS_ALONE = "-"
 
@@ -26,28 +29,46 @@ def predict(
     be decoded.
     """
     run = queries.run(store, run_prefix)  # before torch: a misspelt run is answered at once
-    spec = _spec(run)
+    spec = spec_of(run)
     if context and not spec.inputs.context:
         raise UsageError(f"run {run.id} was trained without context (inputs.context: 0); leave --context out")
-    import torch
-
-    from raymsa.training import checkpoint
+    best = best_of(run)
+    said = zip(paths, _each(texts, len(paths)), strict=True)
+    clips = [replace(_clip(path, text, spec), previous=context) for path, text in said]
     from raymsa.training.evaluate import score
-    from raymsa.training.run import build, collate_for
+    from raymsa.training.run import collate_for
+
+    student = student_of(spec, best)
+    found = score(student, collate_for(student, spec), clips, spec.train)
+    return [{"clip": path, **_answer(student.target, p.reading)} for path, p in zip(paths, found, strict=True)]
+
+
+def best_of(run: queries.RunRow) -> Path:
+    """The folder of a run's best checkpoint. Raises NotFinished when there is none."""
+    from raymsa.training import checkpoint
 
     best = checkpoint.find(run_dir(run.id), "best")
     if best is None:
         raise NotFinished(f"run {run.id} is {run.state} and has no checkpoint to score with")
-    said = zip(paths, _each(texts, len(paths)), strict=True)
-    clips = [replace(_clip(path, text, spec), previous=context) for path, text in said]
+    return best
+
+
+def student_of(spec: Any, saved: Path) -> Student:
+    """A trained student as a checkpoint folder has it, on the GPU where there is one.
+
+    Raises SpecError or DataError when another raymsa made it.
+    """
+    import torch
+
+    from raymsa.training import checkpoint
+    from raymsa.training.run import build
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = checkpoint.target_of(best)
-    student = build(spec, target, device, best)
-    found = score(student, collate_for(student, spec), clips, spec.train)
-    return [{"clip": path, **_answer(target, p.reading)} for path, p in zip(paths, found, strict=True)]
+    return build(spec, checkpoint.target_of(saved), device, saved)
 
 
-def _spec(run: queries.RunRow) -> Any:
+def spec_of(run: queries.RunRow) -> Any:
+    """The spec that a run was made with. Raises SpecError or DataError when another raymsa made it."""
     from raymsa.spec import check
 
     if "task" not in run.spec["dataset"]:

@@ -50,6 +50,7 @@ COMMANDS = {  # name -> module of raymsa.cli; the order is that of the help page
     "prepare": "data",
     "data": "look",
     "predict": "data",
+    "analyse": "analyse",
     "bench": "bench",
     "export": "elsewhere",
     "push": "elsewhere",

@@ -95,6 +95,14 @@ class Readout(Spec):
     def read(self, head: nn.Module | None, thinker: Backbone, batch: Batch, target: Target) -> list[Reading]:
         """Hook after the Thinker, evaluation: one reading per clip."""
 
+    def state_BD(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> Tensor:
+        """The final-layer hidden state that the answer is read from [B, D]: that of each clip's last token.
+
+        A head reads all of the answer there, lm_head its first token.
+        """
+        hidden_BTD, embedded = self.run(head, thinker, batch)
+        return last_token(hidden_BTD, embedded.mask_BT)
+
     def run(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> tuple[Tensor, Embedded]:
         """One pass with the hooks in place: hidden states and the sequence they belong to."""
         embedded = self.before(head, thinker.embed(batch), batch)

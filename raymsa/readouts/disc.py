@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from raymsa.clip import Batch
-from raymsa.readouts.base import Backbone, Readout, last_token
+from raymsa.readouts.base import Backbone, Readout
 from raymsa.target import Reading, Target
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Discriminative(Readout):
     def _out_BK(self, head: nn.Module | None, thinker: Backbone, batch: Batch) -> Tensor:
         import torch
 
-        hidden_BTD, embedded = self.run(head, thinker, batch)
+        state_BD = self.state_BD(head, thinker, batch)
         assert head is not None
-        with torch.autocast(hidden_BTD.device.type, enabled=False):  # the head stays in fp32 under bf16 autocast
-            out_BK: Tensor = head(last_token(hidden_BTD, embedded.mask_BT).float())
+        with torch.autocast(state_BD.device.type, enabled=False):  # the head stays in fp32 under bf16 autocast
+            out_BK: Tensor = head(state_BD.float())
         return out_BK

@@ -31,7 +31,8 @@ def lean(model: nn.Module) -> None:
 
 def _forward(layer: Any, original: Any, x: Tensor) -> Tensor:
     (name,) = layer.active_adapters
-    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
+    elsewhere = x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu")
+    if elsewhere or layer.disable_adapters:
         out: Tensor = original(x)
         return out
     x_NI = x.reshape(-1, x.shape[-1])

@@ -5,6 +5,8 @@ Axes: B clips, T tokens, D width, N positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +99,17 @@ class Thinker:
     def parameters(self) -> list[nn.Parameter]:
         """The adapters' trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it has adapters."""
+        return hasattr(self.model, "peft_config")
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Here it computes as the model did before it was tuned."""
+        with self.model.disable_adapter() if self.adapted else nullcontext():
+            yield
 
     def train_mode(self, on: bool, checkpointing: bool | int | str) -> None:
         """Switch dropout and recomputation of activations (non-reentrant) on or off; see `train.checkpointing`."""

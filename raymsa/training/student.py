@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,13 @@ class Student:
         """One reading per clip."""
         with self._autocast():
             return self.readout.read(self.head, self.thinker, batch.to(self.thinker.device), self.target)
+
+    @torch.inference_mode()
+    def states(self, batch: Batch) -> list[np.ndarray]:
+        """The final-layer hidden state [D] that each clip's answer is read from, in float32 on the host."""
+        with self._autocast():
+            state_BD = self.readout.state_BD(self.head, self.thinker, batch.to(self.thinker.device))
+        return list(state_BD.float().cpu().numpy())
 
     @property
     def rule(self) -> Criterion:
