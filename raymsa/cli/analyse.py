@@ -41,10 +41,8 @@ def analyse_command(
     """
     from raymsa.analyse import hidden, latent, save
     from raymsa.report.latent import as_json as plain
-    from raymsa.report.latent import draw, matplotlib, render
+    from raymsa.report.latent import draw, render
 
-    if out is not None:
-        matplotlib()  # it is missing: said before anything is loaded
     states = hidden(open_store(url), run, split, say)
     found = latent(states, list(dict.fromkeys(ks)), distance, permutations, seed)  # type: ignore[arg-type]
     files = [] if out is None else [save(states, out), draw(found, out)]

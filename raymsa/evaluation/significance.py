@@ -129,16 +129,6 @@ def holm(p: ArrayLike) -> Floats:
     return corrected
 
 
-def student_t(share: float, df: float) -> float:
-    """Quantile of Student's t distribution, df from 1: t = tan(angle) * sqrt(df), and the angle's density is
-    cos(angle) ** (df - 1). To six digits or so."""
-    edge = min(math.pi / 2, 12 / math.sqrt(df)) if df > 100 else math.pi / 2  # beyond, there is nothing to add up
-    angle = np.linspace(-edge, edge, 100_001)
-    density = np.cos(angle) ** (df - 1)
-    below = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.tan(float(np.interp(share, below / below[-1], angle))) * math.sqrt(df)
-
-
 class _Error(NamedTuple):
     variance: float
     df: float
@@ -173,11 +163,13 @@ def _together(errors: list[_Error]) -> _Error:
 
 def _half(errors: list[_Error], confidence: float) -> float:
     """Half the length of the interval."""
+    from scipy.stats import t  # a second to import, and not for every command
+
     total = sum(error.variance for error in errors)
     if not total > 0:
         return total
-    weighted = sum(error.variance * student_t((1 + confidence) / 2, error.df) for error in errors)
-    return weighted / math.sqrt(total)
+    weighted = sum(error.variance * t.ppf((1 + confidence) / 2, error.df) for error in errors)
+    return float(weighted / math.sqrt(total))
 
 
 def _resampled(runs: _Runs, videos: int, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

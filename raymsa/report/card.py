@@ -17,8 +17,8 @@ import yaml
 from raymsa.evaluation.criteria import CRITERIA
 from raymsa.evaluation.metrics import PROFILES
 from raymsa.report.cells import FIRST
+from raymsa.report.finals import CONSTANT, HEALTH
 from raymsa.report.formats import Column, Sheet, markdown
-from raymsa.report.results import CONSTANT, HEALTH
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import Classification, task_of

@@ -100,20 +100,12 @@ def as_json(found: Latent) -> dict[str, Any]:
     )
 
 
-def matplotlib() -> Any:
-    """The library. Raises UsageError when it is not installed."""
-    try:
-        import matplotlib as theirs
-    except ImportError:
-        raise UsageError("--out: the picture needs matplotlib: pip install 'raymsa[plots]'") from None
-    return theirs
-
-
 def draw(found: Latent, folder: Path) -> Path:
     """Write `latent_SPLIT.svg`: a panel for each space, base first, with one scale of colours. Raises UsageError."""
-    with matplotlib().rc_context(PLAIN):
-        from matplotlib.figure import Figure
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
+    with rc_context(PLAIN):
         width, height = PANEL
         figure = Figure(figsize=(width * len(found.spaces) + 1, height), layout="constrained")
         panels = figure.subplots(1, len(found.spaces), squeeze=False)[0]

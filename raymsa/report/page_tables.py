@@ -12,10 +12,11 @@ from raymsa.evaluation.metrics import PROFILES
 from raymsa.report.bins import Interval, interval, signs
 from raymsa.report.cells import FIRST
 from raymsa.report.evidence import Evidence, Training
+from raymsa.report.finals import HEALTH
 from raymsa.report.formats import Cell, Column, Noted, Sheet, shown
 from raymsa.report.plots import named
 from raymsa.report.plots_runs import SHOWN, values
-from raymsa.report.results import HEALTH, Row
+from raymsa.report.results import Row
 from raymsa.report.search import Confirmed, Search
 from raymsa.report.search_tables import shown_fields, shown_state, shown_values
 from raymsa.report.spread import spread

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.report import rows
 from raymsa.report.cells import heading, number, spread_text
-from raymsa.report.results import HEALTH, Results, Row, in_order
+from raymsa.report.finals import HEALTH, in_order
+from raymsa.report.results import Results, Row
 from raymsa.report.spread import Spread
 from raymsa.report.status import Status, left_of
 from raymsa.store.overview import JobLine
