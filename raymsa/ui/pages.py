@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -38,7 +37,6 @@ REPORTS = (".html", ".md", ".tex", ".pdf", ".csv", ".json")
 LOSS = "loss"
 RESULTS_S = 0.3  # a page is not kept waiting longer for the numbers of many runs
 KEPT = 8  # jobs whose results are kept
-STATISTICS = "raymsa.report.compare"
 
 
 @dataclass
@@ -141,9 +139,9 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
 
 
 def _test(shown: list[RunRow]) -> str:
-    """The command that tests the difference, where this raymsa has it and there are groups to compare."""
+    """The command that tests the difference, where there are groups to compare."""
     keys = list(dict.fromkeys(one.group_key for one in shown))
-    return f"raymsa compare {' '.join(keys)}" if len(keys) > 1 and find_spec(STATISTICS) else ""
+    return f"raymsa compare {' '.join(keys)}" if len(keys) > 1 else ""
 
 
 def log(store: Store, kind: str, name: str) -> Seen:
