@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raymsa.home import models_dir
+from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker import kept, load
 
@@ -45,7 +46,7 @@ def same(one, other) -> bool:
 def says(thinker):
     token_BT = torch.arange(20).view(2, 10)
     position_3BT = torch.arange(10).expand(3, 2, 10)
-    embedded = load.Embedded(thinker.embed_tokens(token_BT), torch.ones(2, 10), position_3BT)
+    embedded = Embedded(thinker.embed_tokens(token_BT), torch.ones(2, 10), position_3BT)
     with torch.no_grad():
         return thinker.hidden(embedded)
 
@@ -72,7 +73,7 @@ def test_adapters_on_kept_weights_train_as_on_weights_quantised_now(model):
         for weight in thinker.parameters():
             weight.data += 0.01
         thinker.hidden(
-            load.Embedded(
+            Embedded(
                 thinker.embed_tokens(torch.arange(8)[None]), torch.ones(1, 8), torch.arange(8).expand(3, 1, 8)
             )
         ).sum().backward()

@@ -125,6 +125,7 @@ def test_whatever_reads_a_job_or_gives_an_order_can_be_said_to_a_head():
     commands = {name: main.get_command(None, name) for name in main.list_commands(None)}
     options = {name: {option.name for option in command.params} for name, command in commands.items()}
     of_a_job = {name for name, known in options.items() if known & {"job", "job_or_run"}}
+    of_a_job.remove("report")  # its files would lie on the head
     assert len(of_a_job) > 8 and not [name for name in of_a_job if "cluster" not in options[name]]
 
 
