@@ -214,6 +214,21 @@ def remove_placement_group(group: str) -> None:
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
+def remove_own_placement_groups() -> None:
+    """Remove all that this driver's trials have made: one that is killed before its first report never names its own.
+
+    A group's id ends with the id of Ray's job that made it (src/ray/common/id.h).
+    """
+    import ray
+    from ray.util.placement_group import placement_group_table
+
+    if ray.is_initialized():
+        mine = ray.get_runtime_context().get_job_id()
+        for group, about in placement_group_table().items():
+            if group.endswith(mine) and about["state"] != "REMOVED":
+                remove_placement_group(group)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.search import Searcher
 
-from raymsa.cluster import remove_placement_group
+from raymsa.cluster import remove_own_placement_groups, remove_placement_group
 from raymsa.data.shared import Shared, free
 from raymsa.errors import StoreAway
 from raymsa.proposals import Proposals
@@ -59,6 +59,7 @@ def run_all(
     the proposals raised; StoreAway only after it lasted until the end.
     """
     storage.mkdir(parents=True, exist_ok=True)
+    remove_own_placement_groups()  # made by a trial of the task before while it was being killed
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # pages about trials that die: the reason is recorded
     stop = storage / f"stop-{uuid.uuid4().hex[:8]}"  # of this attempt alone: an old one must not stop a new training
     common = {"storage": str(storage), "stop": str(stop), "shared": shared.name if shared is not None else None}
@@ -80,7 +81,7 @@ def run_all(
         )
         tuner.fit()
     finally:
-        follow.reap_all()
+        remove_own_placement_groups()
         stop.unlink(missing_ok=True)
         if shared is not None:
             free(shared)
@@ -158,11 +159,6 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial was lost."""
         self._over(trial, reason(trial))
-
-    def reap_all(self) -> None:
-        """Remove what is left when the experiment was stopped."""
-        for trial_id in list(self._groups):
-            remove_placement_group(self._groups.pop(trial_id))
 
     def tell(self, call: Callable[[], Any]) -> Any:
         """Call the listener or the proposals. A store that does not answer is waited for, as long as the task is ours.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raymsa import orders
+from raymsa.cluster import remove_own_placement_groups
 from raymsa.store import Store
 from tests.faults import COUNTS, FOR_EVER, SLOW_TO_SCORE, fault_job, fill, make_shards, make_space, served, small_disk
 from tests.jobs import wait_for
@@ -81,6 +82,24 @@ def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space
         wait_for(lambda: it.state() == "done")
         it.is_whole(epochs=12)
         assert kept in it.starts()
+
+
+def test_what_a_trial_holds_that_was_killed_before_it_said_so_is_given_back(ray_session):
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table
+
+    @ray.remote(num_cpus=0)
+    class Trial:
+        def begin(self):
+            self.held = placement_group([{"CPU": 0.01}], lifetime="detached")
+            return self.held.id.hex()
+
+    trial = Trial.remote()
+    group = ray.get(trial.begin.remote())
+    ray.kill(trial)
+    assert placement_group_table()[group]["state"] != "REMOVED"
+    remove_own_placement_groups()
+    wait_for(lambda: placement_group_table()[group]["state"] == "REMOVED", 20)
 
 
 def test_a_job_that_is_cancelled_while_a_model_is_loaded_ends(store, shards, tmp_path, home):

@@ -73,9 +73,7 @@ def test_adapters_on_kept_weights_train_as_on_weights_quantised_now(model):
         for weight in thinker.parameters():
             weight.data += 0.01
         thinker.hidden(
-            Embedded(
-                thinker.embed_tokens(torch.arange(8)[None]), torch.ones(1, 8), torch.arange(8).expand(3, 1, 8)
-            )
+            Embedded(thinker.embed_tokens(torch.arange(8)[None]), torch.ones(1, 8), torch.arange(8).expand(3, 1, 8))
         ).sum().backward()
         losses.append([p.grad.clone() for p in thinker.parameters()])
     assert len(folders()) == 1

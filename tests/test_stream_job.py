@@ -2,7 +2,6 @@
 
 import pytest
 
-from raymsa.data import shards
 from raymsa.driver import Driver
 from raymsa.home import job_log, run_dir
 from raymsa.jobfile import load_job
@@ -46,7 +45,7 @@ def test_a_run_is_the_same_whether_its_clips_are_shared_or_streamed(store, tmp_p
     shared, said, log = done(store, job_file(tmp_path, "shared", train=STOPS_EARLY))
     assert "all runs share their clips in the object store (" in said
     assert "clips are shared with the job's other runs" in log
-    monkeypatch.setattr(shards, "SHARE", 0)
+    monkeypatch.setattr("raymsa.data.shared.SHARE", 0)
     streamed, said, log = done(store, job_file(tmp_path, "streamed", train=STOPS_EARLY))
     assert "every run streams its clips: they are more than 0% of the object store (" in said
     assert "clips are streamed by Ray Data; at most " in log and " are on their way (" in log
