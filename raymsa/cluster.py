@@ -215,7 +215,7 @@ def remove_placement_group(group: str) -> None:
 
 
 def remove_own_placement_groups() -> None:
-    """Remove all that this driver's trials have made: one that is killed before its first report never names its own.
+    """Remove all that this process's Ray job has made.
 
     A group's id ends with the id of Ray's job that made it (src/ray/common/id.h).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -59,13 +60,13 @@ def run_all(
     the proposals raised; StoreAway only after it lasted until the end.
     """
     storage.mkdir(parents=True, exist_ok=True)
-    remove_own_placement_groups()  # made by a trial of the task before while it was being killed
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # pages about trials that die: the reason is recorded
     stop = storage / f"stop-{uuid.uuid4().hex[:8]}"  # of this attempt alone: an old one must not stop a new training
     common = {"storage": str(storage), "stop": str(stop), "shared": shared.name if shared is not None else None}
     follow = Follow(listener, until)
     ends = Ends(follow, until, proposals, stop)
     proposer = Proposer(proposals, common, ends, follow)
+    EXPERIMENTS.begin()
     try:
         tuner = tune.Tuner(
             tune.with_resources(trial, {"CPU": TRIAL_CPUS}),
@@ -81,12 +82,40 @@ def run_all(
         )
         tuner.fit()
     finally:
-        remove_own_placement_groups()
+        follow.reap_all()
+        EXPERIMENTS.end()
         stop.unlink(missing_ok=True)
         if shared is not None:
             free(shared)
     if follow.trouble is not None:
         raise follow.trouble
+
+
+class Experiments:
+    """How many this driver runs (`--tasks-at-once`). Where there is none, its Ray job holds no placement group: one is
+    left behind by a trial that is killed before its first report, which would have named it."""
+
+    def __init__(self) -> None:
+        self._lock, self._running = threading.Lock(), 0
+
+    def begin(self) -> None:
+        """One begins."""
+        with self._lock:
+            self._sweep()
+            self._running += 1
+
+    def end(self) -> None:
+        """One is over."""
+        with self._lock:
+            self._running -= 1
+            self._sweep()
+
+    def _sweep(self) -> None:
+        if not self._running:  # else it could be another task's, in training
+            remove_own_placement_groups()
+
+
+EXPERIMENTS = Experiments()
 
 
 class _Live:
@@ -159,6 +188,11 @@ class Follow(_Live, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial was lost."""
         self._over(trial, reason(trial))
+
+    def reap_all(self) -> None:
+        """Remove what is left when the experiment was stopped."""
+        for trial_id in list(self._groups):
+            remove_placement_group(self._groups.pop(trial_id))
 
     def tell(self, call: Callable[[], Any]) -> Any:
         """Call the listener or the proposals. A store that does not answer is waited for, as long as the task is ours.

@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from raymsa import orders
-from raymsa.cluster import remove_own_placement_groups
+from raymsa.search import Experiments
 from raymsa.store import Store
 from tests.faults import COUNTS, FOR_EVER, SLOW_TO_SCORE, fault_job, fill, make_shards, make_space, served, small_disk
 from tests.jobs import wait_for
@@ -94,11 +95,16 @@ def test_what_a_trial_holds_that_was_killed_before_it_said_so_is_given_back(ray_
             self.held = placement_group([{"CPU": 0.01}], lifetime="detached")
             return self.held.id.hex()
 
+    experiments = Experiments()
+    experiments.begin()
     trial = Trial.remote()
     group = ray.get(trial.begin.remote())
     ray.kill(trial)
+    experiments.begin()  # another task of the same driver, which must not lose what it trains on
+    experiments.end()
+    time.sleep(1)
     assert placement_group_table()[group]["state"] != "REMOVED"
-    remove_own_placement_groups()
+    experiments.end()
     wait_for(lambda: placement_group_table()[group]["state"] == "REMOVED", 20)
 
 
