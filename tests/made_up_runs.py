@@ -54,6 +54,25 @@ def finish(store: Store, job_id: str, spec: dict[str, Any], labels: Labels, skip
     return [str(row["id"]) for row in rows]
 
 
+def confirmed_search(store: Store, clips: int = 24) -> tuple[str, ...]:
+    """A search by correlation: its job, its one trial (seed 1), and two runs that confirm the trial's setting."""
+    search = {"space": {"lora.rank": {"choice": [2, 4]}}, "trials": 1, "metric": "valid_corr"}
+    search["confirm"] = {"seeds": [2, 3], "top": 1, "default": False}
+    spec = job_spec(seeds=(1,), name="search", variants={}, search=search)
+    job_id = submit(store, spec)
+    trial = runs(check(spec, "test"))[0]
+    seeds = {seed: {**trial.spec.model_dump(mode="json"), "seeds": [seed]} for seed in (1, 2, 3)}
+    rows = [
+        {"id": f"{job_id}-t1-{seed}", "job_id": job_id, "task_id": None, "variant": "t1", "seed": seed}
+        | {"group_key": trial.group, "spec": spec, "spec_digest": "d"}
+        for seed, spec in seeds.items()
+    ]
+    records.create_runs(store, rows)
+    for row in rows:
+        finish_run(store, row, small(clips))
+    return job_id, *(row["id"] for row in rows)
+
+
 def finish_run(store: Store, row: dict[str, Any], labels: Labels, data: str = "d1") -> None:
     """One run from its start to its end."""
     kind, task = row["spec"]["readout"]["kind"], task_of(row["spec"])
