@@ -14,6 +14,7 @@ from raymsa.errors import NotFound, UsageError
 from raymsa.home import driver_lock, run_dir
 from raymsa.report import status as report
 from raymsa.store import Store, overview, queries, records, tables
+from raymsa.store.queries import finding
 from raymsa.store.states import RANKS, state_of
 from raymsa.supervise import alone
 from tests.stores import BACKENDS, add_runs, entry, fresh_url, put
@@ -292,7 +293,7 @@ def test_the_start_of_an_id_or_a_name_is_found(store) -> None:
 
 def test_the_start_of_an_id_is_looked_up_in_the_index(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/store.db") as store, store.read() as connection:
-        statement = queries._starting(store, tables.jobs.c.id, "ab").compile(store.engine)
+        statement = finding.starting(store, tables.jobs.c.id, "ab").compile(store.engine)
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("ab", "ac")).all()
     assert "SEARCH jobs USING COVERING INDEX" in str(plan)
 
