@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from raymsa.errors import SpecError
 from raymsa.home import models_dir
 from raymsa.readouts.base import Embedded
 from raymsa.spec import LoraSpec, ModelSpec
@@ -112,6 +113,22 @@ def test_a_damaged_folder_is_made_again(model, damage):
     assert same(bits(loaded(model, ("text",), False)), first)
     assert folders() == [folder] and (folder / WEIGHTS).stat().st_size > 10**5
     assert same(bits(loaded(model, ("text",), False)), first)
+
+
+def test_an_error_that_is_not_the_folders_leaves_it(model, monkeypatch):
+    loaded(model, ("text",), False)
+    (folder,) = folders()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(SpecError, match="FlashAttention"):
+        loaded(model, ("text",), False, attention="flash_attention_2")  # the package is not installed
+    monkeypatch.setattr(load, "_refuse_gaps", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loaded(model, ("text",), False)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def out_of_memory(*_):
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 def test_nothing_is_kept_of_a_small_model_an_unquantised_one_or_against_ones_will(model, monkeypatch):

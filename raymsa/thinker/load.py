@@ -147,11 +147,12 @@ def _load_base(spec: ModelSpec, folder: Folder, absent: tuple[str, ...], device:
     if quantised is None or not spec.keep_quantized:
         return _read(spec, folder, absent, device, quantised)
     kept = kept_folder(folder.path, absent, dtype, device)
-    if is_kept(kept):
-        with suppress(SpecError):  # damaged: it is made again
+    if there := is_kept(kept):
+        with suppress(SpecError):  # damaged, or what fails with the model's own folder, too
             return _read(spec, replace(folder, path=str(kept), config=None), absent, device, None)
-        forget(kept)
     model = _read(spec, folder, absent, device, quantised)
+    if there:  # not before: where the error is not the folder's, it is as good as it was
+        forget(kept)
     with _quiet():
         keep(model, kept)
     return model
