@@ -229,11 +229,14 @@ def small_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(job_file(tmp_path))
 
 
-def test_a_job_that_fits_says_so(small_job: str) -> None:
-    result = call(small_job, "--gpu-memory", "4")
+def test_a_job_that_fits_says_so_with_a_row_for_whatever_any_variant_does(small_job: str) -> None:
+    variants = {"untrained": {"train.epochs": 0}, "trained": {}}
+    result = call(small_job, "--gpu-memory", "4", "--set", f"variants={json.dumps(variants)}")
     assert result.exit_code == 0, result.stderr
     assert "fits into 4 GiB" in result.stderr
     assert "clips are not prepared yet" in result.stdout
+    rows = [line.rsplit(maxsplit=2) for line in result.stdout.splitlines() if line.startswith("peak of ")]
+    assert [name.strip() for name, *_ in rows] == ["peak of scoring", "peak of training", "peak of optimizer"]
 
 
 def test_a_job_that_does_not_fit_is_told_what_would(small_job: str) -> None:

@@ -64,12 +64,10 @@ def _show(estimators: dict[str, Estimator], found: dict[str, Estimate], context:
     table = Table("GiB", box=None, pad_edge=False)
     for name in found:
         table.add_column(name, justify="right")
-    first = next(iter(found.values()))
-    kinds = list(dict.fromkeys(part for each in found.values() for part in each.lasting))
-    for part in kinds:
+    for part in dict.fromkeys(part for each in found.values() for part in each.lasting):
         _row(table, part, [each.lasting.get(part, 0) for each in found.values()])
     table.add_section()
-    for what in first.peaks:
+    for what in dict.fromkeys(what for each in found.values() for what in each.peaks):
         _row(table, f"peak of {what}", [each.peaks[what].bytes if what in each.peaks else 0 for each in found.values()])
     _row(table, "peak", [each.peak for each in found.values()])
     if context:
