@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from raymsa.errors import DataError, RaymsaError, UsageError
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 HALF = re.compile(r"[a-z][a-z0-9+.-]+:/([^/]|/?$)|[a-z][a-z0-9+.-]+://$", re.IGNORECASE)  # s3:/bucket, s3://
 LOCAL = "file://"
+LOCK = ".raymsa-writes"  # locked in a folder that is being written
 
 
 class State(NamedTuple):
@@ -118,18 +120,13 @@ def folder_at_once(folder: Path, mark: str) -> Iterator[Path]:
 
     When another process was first, its folder stays: it is as good, if the file `mark` is in it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _aside(folder) as part:
         yield part
-        part.chmod(0o755)  # mkdtemp makes it private
         try:
             part.rename(folder)
         except OSError:
             if not (folder / mark).exists():
                 raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -141,16 +138,45 @@ def new_folder(folder: Path) -> Iterator[Path]:
     if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
         raise UsageError(f"{folder}: is there already; name another, or remove it first")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}-", dir=folder.parent))
-        try:
+        with _aside(folder) as part:
             yield part
-            part.chmod(0o755)  # mkdtemp makes it private
             part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise RaymsaError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write into and then to rename; what killed writers left there is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".*/{LOCK}"):
+        _remove_of_the_dead(left)
+    around = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}-", dir=folder.parent))
+    try:
+        with (around / "lock").open("x") as file:
+            with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it
+                lock(file)
+                (around / "lock").rename(around / LOCK)  # locked from when it can be seen
+            part = around / "new"  # with the usual permissions; `around` is private
+            part.mkdir()
+            yield part
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+
+
+def _remove_of_the_dead(left: Path) -> None:
+    with contextlib.suppress(OSError), left.open("r+") as file:
+        if lock(file):
+            shutil.rmtree(left.parent, ignore_errors=True)
+
+
+def lock(file: IO[Any]) -> bool:
+    """Take the lock of an open file, which goes with the process, however that ends; false while another has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def put(file: Path, path: Path) -> None:

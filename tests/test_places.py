@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -24,7 +25,19 @@ from raymsa.data.verify import verify
 from raymsa.datasets.base import MediaSettings
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError
-from raymsa.place import State, absolute, is_local, local_copy, names, place, put, states, write_at_once
+from raymsa.place import (
+    State,
+    absolute,
+    folder_at_once,
+    is_local,
+    local_copy,
+    names,
+    new_folder,
+    place,
+    put,
+    states,
+    write_at_once,
+)
 from raymsa.plan import raw_of, shards_of
 from tests.media_files import grey_ramp, tone, write_media
 
@@ -194,3 +207,46 @@ def test_a_shard_that_is_gone_from_the_bucket_is_noticed(bucket, tmp_path):
     write_at_once(out / "a.parquet", "four")
     with pytest.raises(DataError, match=r"has 4 bytes, manifest\.json says 3"):
         manifests.read(out)
+
+
+# Folders that appear whole or not at all
+
+WRITER = """
+import sys
+from pathlib import Path
+from raymsa.place import folder_at_once
+with folder_at_once(Path(sys.argv[1]), "mark") as part:
+    (part / "weights").write_bytes(bytes(1000))
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def writing(folder: Path):
+    """Another process that writes `folder`, and is in the middle of it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], cwd=ROOT, **pipes) as process:
+        assert process.stdout.readline() == b"writing\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("write", [lambda folder: folder_at_once(folder, "mark"), new_folder])
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path, write):
+    folder = tmp_path / "models" / "nf4-[1]"
+    of_the_user = folder.parent / f".{folder.name}-20261121"
+    of_the_user.mkdir(parents=True)
+    with writing(folder) as living:
+        stays = {*folder.parent.iterdir()}
+        with writing(folder.with_name("of another version")):
+            pass  # killed
+        (left,) = {*folder.parent.iterdir()} - stays
+        with write(folder) as part:
+            (part / "mark").touch()
+            assert not left.exists() and all(path.exists() for path in stays)
+        living.communicate()
+        assert living.returncode == 0
+    assert {*folder.parent.iterdir()} == {folder, of_the_user}
+    assert [path.name for path in folder.iterdir()] == ["mark"]
+    assert folder.stat().st_mode & 0o777 == 0o755

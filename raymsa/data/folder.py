@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import re
@@ -21,7 +20,7 @@ from raymsa.data.plan import row_changes
 from raymsa.data.shardfile import PARTS
 from raymsa.datasets.base import Layout
 from raymsa.errors import Cancelled, DataError
-from raymsa.place import is_local, names, remove, write_at_once
+from raymsa.place import is_local, lock, names, remove, write_at_once
 
 SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
 WAIT_S = 0.5
@@ -91,7 +90,7 @@ def locked(out: Path, say: Callable[[str], None], stop: Callable[[], bool], who:
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a") as file:
         waiting = False
-        while not _lock(file):
+        while not lock(file):
             if not waiting:
                 say(f"{out}: another {who} is writing there; waiting for it")
             waiting = True
@@ -99,14 +98,6 @@ def locked(out: Path, say: Callable[[str], None], stop: Callable[[], bool], who:
                 raise Cancelled(f"{out}: stopped while waiting for another {who}")
             time.sleep(WAIT_S)
         yield
-
-
-def _lock(file: Any) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def drop_parts(out: Path) -> None:
