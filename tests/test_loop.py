@@ -237,6 +237,16 @@ def test_activations_are_recomputed_in_every_part_without_reentrance_and_only_in
     assert set(passes.values()) == {1}
 
 
+def test_epochs_leave_no_hooks_behind():
+    student = make_student(STILL["disc"], modalities=ALL)
+    modules = list(student.thinker.model.modules())
+    before = sum(len(module._forward_hooks) for module in modules)
+    for _ in range(3):
+        student.train_mode(True, True)
+        assert sum(len(module._forward_hooks) for module in modules) == before
+        student.train_mode(False)
+
+
 def test_a_training_step_after_a_valid_pass_has_the_gradients_it_had_before_it():
     """bitsandbytes packs 4-bit weights in an eval pass on some CPUs, and the packed ones have no backward pass."""
     student = make_student(STILL["disc"], quantization="nf4")

@@ -118,6 +118,8 @@ class Thinker:
             self._base.activation_checkpointing_disable()
             return
         self._base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        # hooks that make all inputs need gradients, more with every call: only reentrant recomputation wants them
+        self._base.disable_input_require_grads()
         for part in (part for part in PARTS if getattr(self._core, part, None) is not None):
             for index, layer in enumerate(layers(getattr(self._core, part))):
                 layer.gradient_checkpointing = _recomputed(part, index, checkpointing)
