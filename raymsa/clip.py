@@ -214,7 +214,7 @@ class Batch:
 
     Axes: B clips, T tokens, M mel bins, L mel frames of all clips one after another, A clips with sound,
     V clips with picture, P patches of all clips one after another, X numbers in a patch, N real tokens of all clips,
-    or all vectors of a tower.
+    or all vectors of a tower, E = B + 1 edges between clips. A place counts through the [B * T] of the batch.
     """
 
     ids: list[str]
@@ -223,7 +223,8 @@ class Batch:
     mask_BT: torch.Tensor  # 1 where there is a token, 0 where there is padding
     position_3BT: torch.Tensor  # M-RoPE: time, height, width
     lengths: list[int]  # real tokens of each clip, known without asking the device
-    real_N: torch.Tensor  # places of all real tokens, counted through the [B * T] of the batch
+    real_N: torch.Tensor  # places of all real tokens
+    edge_E: torch.Tensor  # where each clip begins among these, and their number (int32, as attention kernels want it)
     answer_BT: torch.Tensor | None = None  # True on tokens to be learned (generative training only)
     learned_2K: torch.Tensor | None = None  # row and column of each of the K tokens to be learned
     mel_ML: torch.Tensor | None = None
@@ -232,6 +233,8 @@ class Batch:
     grid_V3: torch.Tensor | None = None  # patches per clip: time, height, width
     heard_ND: torch.Tensor | None = None  # the towers' outputs of all clips, in place of mel and patches
     seen_ND: torch.Tensor | None = None
+    heard_at_N: torch.Tensor | None = None  # places of the towers' outputs
+    seen_at_N: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`; sizes, which the host reads, stay where they are."""

@@ -161,11 +161,14 @@ class Classes:
 
     def weight_B(self, label_B: Tensor) -> Tensor:
         """Weight of each clip's class: 1, or N / (K * clips of the class), whose mean over the training clips is 1."""
-        weights = [1.0] * len(self.names)
-        if self.balanced:
-            present = sum(count > 0 for count in self.counts)
-            weights = [sum(self.counts) / (present * count) if count else 1.0 for count in self.counts]
-        return label_B.new_tensor(weights)[label_B.long()]
+        if not self.balanced:
+            return label_B.new_ones(label_B.shape)
+        present = sum(count > 0 for count in self.counts)
+        weights = [sum(self.counts) / (present * count) if count else 1.0 for count in self.counts]
+        weight_B = label_B.new_zeros(label_B.shape)
+        for index, weight in enumerate(weights):  # a table of them would be copied to the device in every pass
+            weight_B = weight_B + (label_B == index) * weight
+        return weight_B
 
     def read(self, out_BK: Tensor) -> list[Reading]:
         """The class with the highest logit."""

@@ -15,9 +15,10 @@ from raymsa.readouts.disc import Discriminative
 from raymsa.readouts.gen import Generative
 from raymsa.spec import InputsSpec, LoraSpec, ModelSpec, TrainSpec
 from raymsa.target import Scale
+from raymsa.thinker import packed
 from raymsa.thinker.inputs import Encoder
 from raymsa.thinker.load import load
-from raymsa.thinker.packed import _at_once, packed_attention
+from raymsa.thinker.packed import Segments, _at_once, packed_attention
 from raymsa.training.evaluate import score
 from raymsa.training.run import build
 from raymsa.training.student import Student
@@ -111,24 +112,65 @@ def test_decoding_stays_padded_and_says_the_same():
     assert said[0] == said[1] and len(set(said[0])) > 1
 
 
-def test_flash_attention_is_asked_for_what_the_segments_alone_would_give():
-    """It exists on GPUs only; here a stand-in with its documented arguments takes its place."""
+def flash(query, key, value, edges, edges_of_keys, longest, longest_key, *, scale, window_size, enable_gqa):
+    """torch's flash attention exists on GPUs only; this has its documented arguments and takes its place."""
+    assert edges is edges_of_keys and edges.dtype == torch.int32 and longest == longest_key == edges.diff().max()
+    parts = []
+    for first, last in pairwise(edges.tolist()):
+        one = [tensor[first:last].transpose(0, 1)[None] for tensor in (query, key, value)]
+        causal = {(-1, 0): True, (-1, -1): False}[window_size]
+        attended = torch.nn.functional.scaled_dot_product_attention
+        parts.append(attended(*one, is_causal=causal, scale=scale, enable_gqa=enable_gqa))
+    return torch.cat(parts, 2)[0].transpose(0, 1)
 
-    def flash(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        assert window_size == (-1, 0) and enable_gqa and max_q == max_k == 5
-        parts = []
-        for first, last in pairwise(cu_q.tolist()):
-            one = [tensor[first:last].transpose(0, 1)[None] for tensor in (query, key, value)]
-            parts.append(
-                torch.nn.functional.scaled_dot_product_attention(*one, is_causal=True, scale=scale, enable_gqa=True)
-            )
-        return torch.cat(parts, 2)[0].transpose(0, 1)
 
-    query, key, value = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
-    module = SimpleNamespace(num_key_value_groups=2, is_causal=True)
-    expected, _ = packed_attention(module, query, key, value, None, segments=[3, 5, 1], scaling=0.3)
-    found = _at_once(flash, query, key, value, [3, 5, 1], 0.3)
+def three_segments(device=CPU):
+    return Segments([3, 5, 1], torch.tensor([0, 3, 8, 9], dtype=torch.int32, device=device))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_flash_attention_is_asked_for_what_the_segments_alone_would_give(causal, groups):
+    query, key, value = torch.randn(1, 4, 9, 8), *torch.randn(2, 1, 4 // groups, 9, 8)
+    module = SimpleNamespace(num_key_value_groups=groups, is_causal=causal)
+    expected, _ = packed_attention(module, query, key, value, None, segments=three_segments(), scaling=0.3)
+    found = _at_once(flash, query, key, value, three_segments(), 0.3, causal)
     assert found.shape == expected.shape == (1, 9, 4, 8) and torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("causal", [True, False])
+def test_flash_attention_gives_what_the_segments_alone_give(causal):
+    device = torch.device("cuda")
+    query, key, value = torch.randn(1, 4, 9, 80), *torch.randn(2, 1, 4, 9, 80)
+    module = SimpleNamespace(num_key_value_groups=1, is_causal=causal)
+    expected, _ = packed_attention(module, query, key, value, None, segments=three_segments(), scaling=0.3)
+    moved = [tensor.to(device, torch.bfloat16) for tensor in (query, key, value)]
+    found, _ = packed_attention(module, *moved, None, segments=three_segments(device), scaling=0.3)
+    assert torch.allclose(found.float().cpu(), expected, atol=0.05)
+
+
+def test_with_flash_attention_every_layer_attends_once_and_learns_the_same(monkeypatch):
+    """The towers too, whose windows and parts attended one by one."""
+    found, windows = [], []
+
+    def counted(*args, window_size, **kwargs):
+        windows.append(window_size)
+        return flash(*args, window_size=window_size, **kwargs)
+
+    for packing in (False, True):
+        monkeypatch.setattr(packed, "_kernel", lambda *_: counted)
+        student = make_student(STILL["disc"], packing)
+        student.train_mode(True)
+        loss_B = student.loss_B(one_batch(student))
+        loss_B.sum().backward()
+        found.append((loss_B, [p.grad for group in student.groups(TrainSpec()) for p in group["params"]]))
+    core = student.thinker._core
+    in_towers = len(core.audio_tower.layers) + len(core.visual.blocks)
+    assert windows.count((-1, 0)) == len(core.language_model.layers) and windows.count((-1, -1)) == in_towers
+    (padded_B, before), (packed_B, after) = found
+    assert torch.allclose(padded_B, packed_B, atol=1e-5)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(before, after, strict=True))
 
 
 def test_no_padding_reaches_the_layers_of_a_packed_pass():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Literal
 
 import numpy as np
@@ -52,24 +52,36 @@ class Collate:
         done = [self.encoder.encode(m.clip, m.token_T, self._answer(m.clip) if answers else []) for m in clips]
         width = max(len(e.token_T) for e in done)
         pad = self.encoder.tokenizer.pad_token_id
+        token_BT = self._padded([np.array(e.token_T) for e in done], width, pad)
         mask_BT = self._padded([np.ones(len(e.token_T), int) for e in done], width, 0)
+        lengths = [len(e.token_T) for e in done]
         answer_BT = self._padded([_marks(e) for e in done], width, False) if answers and done[0].answer else None
         batch = Batch(
             ids=[e.clip.id for e in done],
             label_B=torch.tensor([e.clip.label for e in done], dtype=torch.float32),
-            token_BT=self._padded([np.array(e.token_T) for e in done], width, pad),
+            token_BT=token_BT,
             mask_BT=mask_BT,
             position_3BT=self._padded([e.position_3T for e in done], width, 1).transpose(0, 1),
-            lengths=[len(e.token_T) for e in done],
-            real_N=mask_BT.flatten().nonzero()[:, 0],
+            lengths=lengths,
+            real_N=_places(mask_BT),
+            edge_E=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
             answer_BT=answer_BT,
             learned_2K=None if answer_BT is None else answer_BT.nonzero().T,
             **_media(done),
+            **self._media_places(token_BT, done),
         )
         return batch.pinned() if self.pin else batch
 
     def _answer(self, clip: Clip) -> list[int]:
         return self.encoder.answer_tokens(self.readout.answer(clip.label, self.encoder.target))
+
+    def _media_places(self, token_BT: torch.Tensor, done: list[Encoded]) -> dict[str, torch.Tensor]:
+        """Where the towers' outputs go; found here, because the device would be waited for to count them."""
+        config = self.encoder.config
+        heard = any(e.mel_ML is not None or e.heard_ND is not None for e in done)
+        seen = any(e.patch_PX is not None or e.seen_ND is not None for e in done)
+        places = {"heard_at_N": _places(token_BT == config.audio_token_id)} if heard else {}
+        return places | ({"seen_at_N": _places(token_BT == config.video_token_id)} if seen else {})
 
     def _padded(self, rows: list[np.ndarray], width: int, value: int) -> torch.Tensor:
         def room(row: np.ndarray) -> list[tuple[int, int]]:
@@ -78,6 +90,10 @@ class Collate:
             return [(0, 0)] * (row.ndim - 1) + [ends]
 
         return torch.from_numpy(np.stack([np.pad(row, room(row), constant_values=value) for row in rows]))
+
+
+def _places(chosen_BT: torch.Tensor) -> torch.Tensor:
+    return chosen_BT.flatten().nonzero()[:, 0]
 
 
 def _marks(encoded: Encoded) -> np.ndarray:

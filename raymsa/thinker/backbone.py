@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raymsa.clip import Batch
 from raymsa.readouts.base import Embedded
-from raymsa.thinker.packed import NAME, Row, offer
+from raymsa.thinker.packed import NAME, TOWERS, Row, Segments, offer
 from raymsa.thinker.sizes import of_picture, of_sound
 
 PARTS = ("language_model", "audio_tower", "visual")
@@ -49,14 +49,10 @@ class Thinker:
     def embed(self, batch: Batch) -> Embedded:
         """Word vectors, with the towers' outputs in the places of their placeholders."""
         hidden_BTD = self.embed_tokens(batch.token_BT)
-        config = self.folder.config
-        for placeholder, vectors_ND in (
-            (config.audio_token_id, self._heard(batch)),
-            (config.video_token_id, self._seen(batch)),
-        ):
-            if vectors_ND is not None:
-                hidden_BTD = self._fill(hidden_BTD, batch, placeholder, vectors_ND)
-        self._known = batch.mask_BT, Row(batch.lengths, batch.real_N)
+        for at_N, vectors_ND in ((batch.heard_at_N, self._heard(batch)), (batch.seen_at_N, self._seen(batch))):
+            if at_N is not None and vectors_ND is not None:
+                hidden_BTD = filled(hidden_BTD, at_N, vectors_ND)
+        self._known = batch.mask_BT, Row(Segments(batch.lengths, batch.edge_E), batch.real_N)
         return Embedded(hidden_BTD, batch.mask_BT, batch.position_3BT)
 
     def embed_tokens(self, token_BT: Tensor) -> Tensor:
@@ -70,7 +66,7 @@ class Thinker:
             return self._in_one_row(embedded)
         out = self._core.language_model(
             inputs_embeds=embedded.hidden_BTD,
-            attention_mask=embedded.mask_BT,
+            attention_mask=self._mask(embedded) if cache is None else embedded.mask_BT,
             position_ids=embedded.position_3BT,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -84,6 +80,9 @@ class Thinker:
         if self._core.language_model.config._attn_implementation == "sdpa":
             offer()
             self._core.language_model.set_attn_implementation(NAME)
+            for tower in (getattr(self._core, part, None) for part in ("audio_tower", "visual")):
+                if tower is not None and tower.config._attn_implementation == "sdpa":
+                    tower.config._attn_implementation = TOWERS
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """lm_head [N, V]."""
@@ -124,10 +123,24 @@ class Thinker:
             for index, layer in enumerate(layers(getattr(self._core, part))):
                 layer.gradient_checkpointing = _recomputed(part, index, checkpointing)
 
+    def _row(self, embedded: Embedded) -> Row | None:
+        """Of the latest batch; None where a readout has lengthened the sequence: then the mask is another one."""
+        return self._known[1] if self._known and self._known[0] is embedded.mask_BT else None
+
+    def _mask(self, embedded: Embedded) -> Any:
+        """As transformers makes it of the padding, without asking the device whether there is any."""
+        from transformers.masking_utils import create_causal_mask
+
+        row, config = self._row(embedded), self._core.language_model.config
+        if row is None or config._attn_implementation != "sdpa":
+            return embedded.mask_BT
+        if min(row.segments.lengths) == embedded.mask_BT.shape[1]:
+            return {"full_attention": None}  # SDPA's own causal attention
+        made = create_causal_mask(config, embedded.hidden_BTD, embedded.mask_BT, None, allow_is_causal_skip=False)
+        return {"full_attention": made}
+
     def _in_one_row(self, embedded: Embedded) -> Tensor:
-        known = self._known
-        # a readout may have lengthened the sequence: then the mask is another one
-        row = known[1] if known and known[0] is embedded.mask_BT else Row.of(embedded.mask_BT)
+        row = self._row(embedded) or Row.of(embedded.mask_BT)
         language = self._core.language_model
         inputs = row.inputs(embedded, language.config._attn_implementation)
         return row.apart(language(**inputs, use_cache=False).last_hidden_state, embedded.hidden_BTD)
@@ -158,10 +171,11 @@ class Thinker:
             return batch.seen_ND
         return self.see(batch.patch_PX, batch.grid_V3)
 
-    @staticmethod
-    def _fill(hidden_BTD: Tensor, batch: Batch, placeholder: int, vectors_ND: Tensor) -> Tensor:
-        place_BT1 = (batch.token_BT == placeholder).unsqueeze(-1)
-        return hidden_BTD.masked_scatter(place_BT1, vectors_ND.to(hidden_BTD.dtype))
+
+def filled(hidden_BTD: Tensor, at_N: Tensor, vectors_ND: Tensor) -> Tensor:
+    """The same with vectors in N of its [B * T] places."""
+    vectors_ND = vectors_ND.to(hidden_BTD.dtype)
+    return hidden_BTD.flatten(0, 1).index_copy(0, at_N, vectors_ND).view_as(hidden_BTD)
 
 
 def layers(part: Any) -> Any:
