@@ -197,10 +197,12 @@ def test_padded_rows_are_masked_as_transformers_masks_them(clips, side, tiny_thi
     with torch.inference_mode():
         embedded = tiny_thinker.embed(batch_for(tiny_thinker, Generative(), clips, side=side))
         found_BTD = tiny_thinker.hidden(embedded)
+        unmasked = tiny_thinker._mask(embedded)["full_attention"] is None
         theirs = tiny_thinker._core.language_model(
             inputs_embeds=embedded.hidden_BTD, attention_mask=embedded.mask_BT, position_ids=embedded.position_3BT
         )
     assert torch.equal(found_BTD, theirs.last_hidden_state)
+    assert unmasked is (len(clips) == 1)  # SDPA's kernels are fastest without a mask
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
