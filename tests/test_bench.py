@@ -14,6 +14,7 @@ from raymsa.bench.clips import First, Form, MadeUp, Prepared, form
 from raymsa.bench.machine import operations
 from raymsa.bench.request import Request, at_hand
 from raymsa.bench.run import differences, in_its_own_process, medians, ratios
+from raymsa.bench.sides import side_of
 from raymsa.bench.split import PARTS, Split
 from raymsa.cli import main
 from raymsa.data import manifest as manifests
@@ -157,8 +158,23 @@ def test_ratios_say_how_many_times_better_ours_is():
 
 
 def test_the_median_of_the_rounds_is_taken_of_every_number():
-    runs = [{"side": "raymsa", "load": {"seconds": s}, "losses": [s]} for s in (1.0, 9.0, 2.0)]
-    assert medians(runs) == {"side": "raymsa", "load": {"seconds": 2.0}}
+    runs = [{"side": "raymsa", "scoring": {"latency_s": s}, "load": {}, "losses": [s]} for s in (1.0, 9.0, 2.0)]
+    assert medians(runs, 1.0)["scoring"] == {"latency_s": 2.0}
+    assert "losses" not in medians(runs, 1.0)
+
+
+def test_the_first_load_is_told_from_the_later_ones():
+    runs = [{"load": {"seconds": s, "host_bytes": 10 * s}} for s in (60.0, 2.0, 4.0)]
+    assert medians(runs, 1.0) == {
+        "load": {"seconds": 60.0, "host_bytes": 600.0},
+        "load_again": {"seconds": 3.0, "host_bytes": 30.0},
+    }
+    assert list(medians(runs[:1], 1.0)) == ["load"]
+
+
+def test_all_sides_are_held_against_one_matrix_rate():
+    slow, fast = ({"matrix_rate": rate, "load": {}, "training": {"operations_per_s": 30.0}} for rate in (50.0, 100.0))
+    assert medians([slow], 100.0)["training"]["share"] == medians([fast], 100.0)["training"]["share"] == 0.3
 
 
 def test_differences_are_the_largest():
@@ -199,6 +215,10 @@ def test_both_sides_are_measured_on_the_same_clips_with_equal_losses_and_scores(
         assert side["training"]["host_bytes"] > 1e8
         assert side["scoring"]["clips_per_s"] > 0 < side["scoring"]["latency_s"]
     assert ours["training"]["operations_per_token"] < plain["training"]["operations_per_token"]  # no lm_head
+    rates = [run["matrix_rate"] for runs in found["runs"].values() for run in runs]
+    assert found["matrix_rate"] == max(rates)
+    for side in (ours, plain):
+        assert side["training"]["share"] == side["training"]["operations_per_s"] / max(rates)
     assert found["ratios"]["training.clips_per_s"] == pytest.approx(
         ours["training"]["clips_per_s"] / plain["training"]["clips_per_s"]
     )
@@ -238,6 +258,25 @@ def test_made_up_clips_and_random_weights_need_no_data(home, tmp_path):
     assert done.exit_code == 0, done.output
     assert "weights: random" in done.stdout
     assert "scoring, clips/s" in done.stdout
+
+
+def test_the_best_batch_is_of_that_many_clips_though_short_ones_are_packed(home, tmp_path, monkeypatch):
+    side = side_of(asked(tmp_path), MadeUp((form("3w"),), MOSI, 4).target, CPU)
+    taken: list[int] = []
+    read = side._student.read
+    monkeypatch.setattr(side._student, "read", lambda batch: taken.append(len(batch.ids)) or read(batch))
+    words = [clip(f"w{i}", "good " * length, 0, 0.0) for i, length in enumerate((1, 40, 1, 1, 1, 2))]
+    found = side.score(words, 2)
+    assert side._student.thinker.packing and taken == [2, 2, 2]
+    assert [r.score for r in found] == pytest.approx([side.score([one], 1)[0].score for one in words], abs=1e-4)
+
+
+def test_the_plain_recipe_refuses_what_it_does_not_know_before_it_loads(home, tmp_path):
+    request = asked(tmp_path, side="plain", recipe=str(requests.recipe()))
+    request.spec["readout"] = {"kind": "gen", "constrained": True}
+    request.spec["model"]["path"] = "/nowhere"
+    with pytest.raises(UsageError, match=r"^--against plain: the plain recipe does not know readout\.constrained$"):
+        side_of(request, MOSI, CPU)
 
 
 def test_towers_outputs_are_read_in_place_of_media_by_raymsa_alone(home, tmp_path):

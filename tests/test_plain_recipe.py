@@ -1,15 +1,18 @@
 """The plain recipe of tests/benchmarks is a fair peer: the same losses and scores on the same clips."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
+from raymsa.readouts.base import Readout
 from raymsa.spec import check
 from raymsa.target import Classes, Scale
 from raymsa.training.run import build, collate_for
 from tests.benchmarks.plain_recipe import Plain, Processor, load_model
+from tests.benchmarks.plain_recipe import check as check_plain
 from tests.clips import MIXED, clip
 
 CPU = torch.device("cpu")
@@ -104,7 +107,37 @@ def test_it_learns(readout, checkpointing):
     assert losses[-1] < losses[0]
 
 
+def fused() -> type[Readout]:
+    """A readout with hooks before the Thinker and inside it."""
+
+    class Fused(Readout):
+        kind: str = "fused"
+
+        def before(self, head, embedded, batch):
+            return embedded
+
+        def inside(self, head, thinker):
+            return nullcontext()
+
+        def loss_B(self, head, thinker, batch, target):
+            raise NotImplementedError
+
+        def read(self, head, thinker, batch, target):
+            raise NotImplementedError
+
+    return Fused
+
+
 def test_what_it_cannot_do_is_said():
-    spec = spec_of("disc", "nf4", inputs={"interleave": True})
-    with pytest.raises(ValueError, match="interleave"):
-        both(spec)
+    with pytest.raises(ValueError, match=r"^the plain recipe does not know inputs\.interleave$"):
+        check_plain(spec_of("disc", "nf4", inputs={"interleave": True}))
+    spec = spec_of("gen", "nf4")
+    constrained = spec.readout.model_copy(update={"constrained": True})
+    with pytest.raises(ValueError, match=r"^the plain recipe does not know readout\.constrained$"):
+        check_plain(spec.model_copy(update={"readout": constrained}))
+
+
+def test_hooks_that_it_does_not_have_are_said():
+    spec = spec_of("disc", "nf4").model_copy(update={"readout": fused()()})
+    with pytest.raises(ValueError, match="what fused puts before the Thinker nor what fused puts inside"):
+        check_plain(spec)

@@ -56,7 +56,6 @@ def measure(request: Request, say: Say) -> dict[str, Any]:
     if spec.train.epochs and request.steps:
         say(f"{request.side}: training for {request.warm_up} + {request.steps} steps")
         found["training"] = _training(request, side, clips, device)
-        found["training"]["share"] = found["training"]["operations_per_s"] / found["matrix_rate"]
     if scored:
         say(f"{request.side}: scoring {len(scored)} clips")
         found["scoring"] = _scoring(side, scored, device)

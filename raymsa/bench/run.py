@@ -34,6 +34,7 @@ RATIOS = {  # figures that are compared, and whether more is better
     ("scoring", "host_bytes"): False,
     ("scoring", "device_bytes"): False,
     ("load", "seconds"): False,
+    ("load_again", "seconds"): False,
 }
 
 
@@ -48,6 +49,7 @@ def bench(requests: list[Request], rounds: int, command: str, say: Say) -> dict[
             if rounds * len(requests) > 1:
                 say(f"round {number + 1} of {rounds}: {request.side}")
             found[request.side].append(in_its_own_process(request))
+    best = max(run["matrix_rate"] for runs in found.values() for run in runs)
     result = {
         "at": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": command,
@@ -56,7 +58,8 @@ def bench(requests: list[Request], rounds: int, command: str, say: Say) -> dict[
         "versions": versions(),
         "git_commit": git_commit(Path(__file__).parent),
         "device": found["raymsa"][0]["device"],
-        "sides": {side: medians(runs) for side, runs in found.items()},
+        "matrix_rate": best,
+        "sides": {side: medians(runs, best) for side, runs in found.items()},
         "runs": found,
     }
     if "plain" in found:
@@ -85,10 +88,18 @@ def in_its_own_process(request: Request) -> dict[str, Any]:
     return found
 
 
-def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of every number over the rounds; words as in the first."""
-    first = runs[0]
-    return {name: _median([run[name] for run in runs]) for name in first if name not in ("losses", "scores")}
+def medians(runs: list[dict[str, Any]], matrix_rate: float) -> dict[str, Any]:
+    """The median of every number over the rounds; words as in the first.
+
+    Loading is that of the first round, which may quantise, and again that of the later ones. The share of the matrix
+    rate is of one rate for all sides: the best that was measured.
+    """
+    first, later = runs[0], [run["load"] for run in runs[1:]]
+    found = {name: _median([run[name] for run in runs]) for name in first if name not in ("losses", "scores")}
+    found |= {"load": first["load"], **({"load_again": _median(later)} if later else {})}
+    if "training" in found:
+        found["training"]["share"] = found["training"]["operations_per_s"] / matrix_rate
+    return found
 
 
 def ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:

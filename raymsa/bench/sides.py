@@ -102,9 +102,13 @@ class Ours:
     def score(self, clips: list[Clip], batch: int) -> list[Reading]:
         """See Side."""
         self._student.train_mode(False)
-        longest = max(len(self._collate.measure(clip).token_T) for clip in clips)
-        train = self._spec.train.model_copy(update={"batch_tokens": batch * longest})
-        return [found.reading for found in score(self._student, self._collate, clips, train)]
+        length_N = [len(self._collate.measure(clip).token_T) for clip in clips]
+        order = sorted(range(len(clips)), key=lambda at: -length_N[at])  # as `score` takes those of a window
+        # A window for each pass: a budget of tokens lets more short clips than `batch` into a packed one.
+        train = self._spec.train.model_copy(update={"batch_tokens": batch * max(length_N), "window_clips": batch})
+        found = score(self._student, self._collate, [clips[at] for at in order], train)
+        reading = {at: one.reading for at, one in zip(order, found, strict=True)}
+        return [reading[at] for at in range(len(clips))]
 
 
 class _Watch:
@@ -137,6 +141,10 @@ class Peer:
         assert request.recipe is not None
         recipe = _module(request.recipe)
         spec: Any = JobSpec.model_validate(request.spec)
+        try:
+            recipe.check(spec)
+        except ValueError as error:
+            raise UsageError(f"--against plain: {error}") from None
         dtype = compute_type(spec.model, device)
         if request.weights == "random":
             folder = known_folder(spec.model)
@@ -145,10 +153,7 @@ class Peer:
             folder = open_folder(spec.model)
             quantised = spec.model.quantization == "nf4"
             model = recipe.load_model(folder.path, dtype, device, quantised, spec.model.attention)
-        try:
-            self._plain = recipe.Plain(spec, target, model, folder, device, dtype)
-        except ValueError as error:
-            raise UsageError(f"--against plain: {error}") from None
+        self._plain = recipe.Plain(spec, target, model, folder, device, dtype)
         self._spec, self._folder = spec, folder
         self._batch = request.plain_batch
         self._last = list[Clip]()

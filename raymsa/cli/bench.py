@@ -42,7 +42,8 @@ ROUNDS = 2  # of each side, when two are compared
 def bench_command(file: Path, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Train and score a few steps of a job FILE, print where time and memory went, and keep it under RAYMSA_HOME.
 
-    The clips are those that `raymsa prepare` made for the job, or made up. Nothing else is written.
+    The clips are those that `raymsa prepare` made for the job, or made up. As a run does, it keeps a large model's
+    4-bit weights there, too (`model.keep_quantized`), and what the towers make of clips (`inputs.cache: towers`).
     """
     from raymsa.bench.run import bench
     from raymsa.jobfile import load_job

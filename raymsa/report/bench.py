@@ -33,9 +33,12 @@ def _table(found: dict[str, Any]) -> Table:
 def _rows(sides: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     """Label, section, name and form of every row that any side has."""
     rows = [
-        ("loading, s", "load", "seconds", _three),
+        ("loading, first round, s", "load", "seconds", _three),
         ("  host memory, peak, GiB", "load", "host_bytes", _gib),
         ("  device memory, peak, GiB", "load", "device_bytes", _gib),
+        ("loading, later rounds, s", "load_again", "seconds", _three),
+        ("  host memory, peak, GiB", "load_again", "host_bytes", _gib),
+        ("  device memory, peak, GiB", "load_again", "device_bytes", _gib),
         ("training, clips/s", "training", "clips_per_s", _three),
         ("  tokens/s", "training", "tokens_per_s", _whole),
         ("  s per step", "training", "step_s", _three),
@@ -63,7 +66,10 @@ def _shares(side: dict[str, Any]) -> dict[str, float]:
 
 def _words(found: dict[str, Any]) -> Iterator[str]:
     first = next(iter(found["sides"].values()))
-    yield f"weights: {first['weights']}; a large matrix product: {_tera(first['matrix_rate'])} x 10^12 operations/s"
+    yield (
+        f"weights: {first['weights']}; matrix rate, the best of a large product in any round: "
+        f"{_tera(found['matrix_rate'])} x 10^12 operations/s"
+    )
     if "differences" in found:
         loss, score = (found["differences"][name] for name in ("losses", "scores"))
         yield f"the same clips before training: losses differ by {loss:.1e} at most, scores by {score:.1e}"

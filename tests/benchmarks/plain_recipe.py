@@ -29,6 +29,22 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_
 NOT_QUANTISED = ["model.audio_tower", "model.visual", "lm_head"]
 
 
+def check(spec: Any) -> None:
+    """Raises ValueError, in one line, for a job that is more than the recipe knows."""
+    from raymsa.readouts.base import Readout
+
+    readout = spec.readout
+    beyond = {
+        "inputs.interleave": spec.inputs.interleave,
+        "inputs.denoise": spec.inputs.denoise,
+        "readout.constrained": getattr(readout, "constrained", False),
+        f"what {readout.kind} puts before the Thinker": type(readout).before is not Readout.before,
+        f"what {readout.kind} puts inside the Thinker": type(readout).inside is not Readout.inside,
+    }
+    if found := [name for name, on in beyond.items() if on]:
+        raise ValueError(f"the plain recipe does not know {' nor '.join(found)}")
+
+
 class Processor:
     """Clips to the keyword arguments of the Thinker's `forward`, as Qwen2_5OmniProcessor makes them."""
 
@@ -119,8 +135,7 @@ class Plain:
         """`model` is what `load_model` gives; `folder` has tokenizer, extractor and config."""
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-        if spec.inputs.interleave or spec.inputs.denoise:
-            raise ValueError("the plain recipe knows neither inputs.interleave nor inputs.denoise")
+        check(spec)
         self.spec, self.target, self.device, self.dtype = spec, target, device, dtype
         self.processor = Processor(folder.tokenizer, folder.extractor, folder.config)
         self._sees = {"audio": "audio" in spec.inputs.modalities, "video": "video" in spec.inputs.modalities}
