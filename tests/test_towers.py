@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -177,9 +178,20 @@ def test_other_clips_weights_inputs_or_arithmetic_have_a_folder_of_their_own(dat
     }
     os.utime(copy / "model.safetensors", ns=(1, 1))  # other weights in the same place
     found.add(made_for(data, spec_of(model={"path": str(copy)})))
-    assert len(found) == 6
+    features = copy / "preprocessor_config.json"  # decides on the mel features
+    features.write_text(features.read_text().replace('"dither": 0.0', '"dither": 0.1'))
+    found.add(made_for(data, spec_of(model={"path": str(copy)})))
+    assert len(found) == 7
     same = spec_of(inputs={"prompt": "{text}", "lowercase": True}, lora={"rank": 4, "scope": "language_model"})
     assert made_for(data, same) in found  # what reaches no tower makes no difference
+
+
+def test_sound_denoised_by_another_release_is_another_folder(data, monkeypatch):
+    pytest.importorskip("noisereduce")
+    spec = spec_of(inputs={"denoise": "noisereduce"})
+    before = towers._digest(spec, data[1], CPU)
+    monkeypatch.setattr(towers, "version", lambda name: "0" if name == "noisereduce" else version(name))
+    assert towers._digest(spec, data[1], CPU) != before
 
 
 def test_a_file_that_is_cut_or_gone_is_made_again_and_the_others_stay(data):

@@ -75,12 +75,14 @@ def cached(
 
 
 def _digest(spec: Any, made: Manifest, device: torch.device) -> str:
+    model, denoise = open_folder(spec.model), spec.inputs.denoise
     about = {
         "format": FORMAT,
         "clips": made.digest,
-        "weights": identity(open_folder(spec.model).path),
+        "weights": identity(model.path),
+        "sound": model.extractor.to_dict(),  # preprocessor_config.json
         "modalities": [m for m in spec.inputs.modalities if m != "text"],
-        "denoise": spec.inputs.denoise,
+        "denoise": denoise and [denoise, version(denoise)],
         "attention": spec.model.attention,
         "dtype": str(compute_type(spec.model, device)),
         "device": device.type,
