@@ -54,7 +54,7 @@ def best_of(run: queries.RunRow) -> Path:
 
 
 def student_of(spec: Any, saved: Path) -> Student:
-    """A trained student as a checkpoint folder has it, on the GPU where there is one.
+    """A trained student as a checkpoint folder has it, on the GPU where there is one and its runs asked for one.
 
     Raises SpecError or DataError when another raymsa made it.
     """
@@ -63,7 +63,7 @@ def student_of(spec: Any, saved: Path) -> Student:
     from raymsa.training import checkpoint
     from raymsa.training.run import build
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu")
     return build(spec, checkpoint.target_of(saved), device, saved)
 
 

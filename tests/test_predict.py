@@ -13,7 +13,7 @@ from raymsa.data.manifest import Manifest
 from raymsa.errors import DataError, SpecError
 from raymsa.home import run_dir, store_url
 from raymsa.jobfile import load_job
-from raymsa.predict import predict
+from raymsa.predict import best_of, predict, student_of
 from raymsa.record import Recorder
 from raymsa.spec import QueueSpec, runs
 from raymsa.store import Store, queries, records
@@ -109,3 +109,10 @@ def test_only_a_score_can_be_out_of_range(store, tmp_path, task):
     recorder.report(run_id, {"seconds": 1.0, "best_epoch": 1, "data_wait": 0.0, "finished": True})
     finals = queries.finals(store, run_id)["test"]
     assert finals["unparsable"] == 1.0 and finals.get("out_of_range") == (None if task == "class" else 1.0)
+
+
+def test_a_run_that_asked_for_no_gpu_is_loaded_on_the_cpu(store, tmp_path, monkeypatch):
+    spec = spec_of(tmp_path, "score", "disc")
+    best = best_of(queries.run(store, untrained(store, tmp_path, "score", "disc")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert student_of(spec, best).thinker.device.type == "cpu"

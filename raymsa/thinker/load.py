@@ -116,7 +116,8 @@ def adapt(model: Any, lora: LoraSpec, adapter: Path | None = None) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if adapter is not None:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        where = str(model.device)  # else peft takes the GPU wherever there is one
+        return PeftModel.from_pretrained(model, adapter, is_trainable=True, torch_device=where)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets(lora))
     return get_peft_model(model, config)
 
