@@ -56,7 +56,8 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out is not NotImplemented:
                 return out
         out = self.run(func, args, kwargs)
-        self.live.see(*(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
+        made = [out] if isinstance(out, Tensor) else tree_leaves(out)
+        self.live.see(*(leaf for leaf in made if isinstance(leaf, Tensor)))
         return out
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ import bitsandbytes
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.adapters import lean
@@ -259,9 +259,14 @@ class Simulated(Counting):  # type: ignore[no-untyped-call]
         super().__init__(live)
         self._fake = fake
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # asked more often than all else together
+            return args[0].fake_device
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One operation, for real where it is about integers alone."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = list(_given(args, kwargs))
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             if tensors or not _makes_numbers(func, kwargs):
                 return func(*args, **kwargs)
@@ -269,7 +274,9 @@ class Simulated(Counting):  # type: ignore[no-untyped-call]
             return 0  # nothing is known of a fake tensor's numbers: false, class 0, token 0
         elif func in INDEXED:
             args = (args[0], _indices(args[1]), *args[2:])
-        args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
+            tensors = list(_given(args, kwargs))
+        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            args, kwargs = tree_map_only(Tensor, self._faked, (args, kwargs))
         with self._fake:
             return func(*args, **kwargs)
 
@@ -284,6 +291,15 @@ INDEXED = {
     aten._index_put_impl_.default,
     aten._unsafe_index_put.default,
 }
+
+
+def _given(args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments, some of which are lists."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (each for each in value if isinstance(each, Tensor))
 
 
 def _makes_numbers(func: Any, kwargs: dict[str, Any]) -> bool:
