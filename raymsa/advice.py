@@ -47,6 +47,8 @@ def alternatives(spec: Any, found: Estimate) -> Iterator[dict[str, Any]]:
     train, lora, media = spec.train, spec.lora, spec.dataset.media
     if train.epochs and train.checkpointing is not True:
         yield {"train.checkpointing": True}
+    if not train.packing and spec.readout.packs():
+        yield {"train.packing": True}
     if spec.model.quantization == "none":
         yield {"model.quantization": "nf4"}
     longest = max(found.tokens[name] // found.clips[name] for name in found.tokens)

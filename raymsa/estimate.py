@@ -5,17 +5,19 @@ Tensors are counted, in the blocks of the CUDA allocator; the CUDA context is no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raymsa.clip import Batch, Clip, Vectors
+from raymsa.clip import Batch, Clip, Vectors, mel_frames
 from raymsa.data import manifest as manifests
 from raymsa.data.collate import Collate, Measured
-from raymsa.data.largest import STATED_S, STATED_WORDS, in_shards, largest, stated, within
+from raymsa.data.largest import STATED_S, STATED_WORDS, Largest, in_shards, largest, stated, within
 from raymsa.plan import shards_of
 from raymsa.prompts import prompt_of
 from raymsa.target import Labels
@@ -46,7 +48,7 @@ class Peak(NamedTuple):
 class Estimate:
     """Bytes of a run: what lasts, by part, and the peak of each thing that it does.
 
-    `tokens` and `clips` are those of the largest pass of each.
+    `tokens` and `clips` are those of the pass of each that takes the most.
     """
 
     lasting: dict[str, int]
@@ -61,7 +63,7 @@ class Estimate:
 
 
 class Clips(NamedTuple):
-    """What passes are made of, the longest clip first: those to be trained on and those to be scored."""
+    """What passes are made of: clips to be trained on and clips to be scored."""
 
     train: list[Clip]
     score: list[Clip]
@@ -122,7 +124,7 @@ def estimate(spec: Any, folder: Folder, clips: Clips) -> Estimate:
     target = spec.dataset.task.with_labels(Labels())
     student = _student(simulation, spec, model, target)
     words = (spec.inputs, prompt_of(spec), target, spec.dataset.language)
-    collate = Collate(Encoder(folder.tokenizer, folder.extractor, folder.config, *words), spec.readout)
+    collate = Collate(Hollow(folder.tokenizer, folder.extractor, folder.config, *words), spec.readout)
     packed = simulation.thinker.packing
     own = size_of(student.head.parameters()) if student.head is not None else 0
     lasting = {**simulation.weights, "head": own}
@@ -132,19 +134,45 @@ def estimate(spec: Any, folder: Folder, clips: Clips) -> Estimate:
         trained = simulation.weights["adapters"] + own
         states, workspace = _optimizer(simulation, student, train, trained)
         lasting |= {"gradients": trained, "optimizer": states}
-        passes["training"] = largest(clips.train, collate, train.batch_tokens, train.batch_clips, packed)
-        batch = collate(_read(passes["training"].clips, student, cached), answers=True)
-        peak = _training(simulation, student, train, batch, passes["training"].more)
+
+        def trained_on(found: Largest) -> Peak:
+            batch = collate(_read(found.clips, student, cached), answers=True)
+            return _training(simulation, student, train, batch, found.more)
+
+        tried = largest(clips.train, collate, train.batch_tokens, train.batch_clips, packed)
+        peak, passes["training"] = _highest(tried, trained_on)
         peaks["training"] = Peak(peak.bytes + states, peak.where)
         peaks["optimizer"] = Peak(sum(lasting.values()) + workspace, "step of the optimizer")
     if clips.score:
-        passes["scoring"] = largest(clips.score, collate, train.batch_tokens, None, packed and not spec.readout.decodes)
-        peak = _scoring(simulation, student, collate(_read(passes["scoring"].clips, student, cached)))
+
+        def scored(found: Largest) -> Peak:
+            return _scoring(simulation, student, collate(_read(found.clips, student, cached)))
+
+        tried = largest(clips.score, collate, train.batch_tokens, None, packed and not spec.readout.decodes)
+        peak, passes["scoring"] = _highest(tried, scored)
         kept = lasting.get("gradients", 0) + lasting.get("optimizer", 0)
         peaks["scoring"] = Peak(peak.bytes + kept, peak.where)
     sizes = {name: len(found.clips) for name, found in passes.items()}
     tokens = {name: found.tokens for name, found in passes.items()}
     return Estimate(lasting, peaks, sizes, tokens)
+
+
+class Hollow(Encoder):
+    """What the towers read has its size, and nothing is worked out from sound or pixels."""
+
+    def _raw(self, clip: Clip) -> dict[str, Tensor | None]:
+        found: dict[str, Tensor | None] = {"mel_ML": None, "patch_PX": None}
+        if self._hears(clip) and clip.audio_S is not None:
+            found["mel_ML"] = torch.empty(self.extractor.feature_size, mel_frames(len(clip.audio_S)))
+        if picture := self._picture(clip):
+            vision = self._vision
+            numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+            found["patch_PX"] = torch.empty(prod(picture.grid_3), numbers)
+        return found
+
+
+def _highest(passes: list[Largest], run: Callable[[Largest], Peak]) -> tuple[Peak, Largest]:
+    return max(((run(one), one) for one in passes), key=lambda pair: pair[0].bytes)
 
 
 def _student(simulation: Simulation, spec: Any, model: Any, target: Any) -> Student:

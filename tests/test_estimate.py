@@ -11,10 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from raymsa.advice import alternatives
 from raymsa.cli import main
 from raymsa.clip import Batch, Clip, Vectors
 from raymsa.data.collate import Collate
-from raymsa.estimate import Clips, Estimate, estimate
+from raymsa.estimate import Clips, Estimate, Hollow, estimate
 from raymsa.prompts import prompt_of
 from raymsa.spec import ModelSpec, check
 from raymsa.target import Labels
@@ -25,6 +26,7 @@ from raymsa.thinker.live import Counting, Live
 from raymsa.thinker.load import open_folder, thinker_class
 from raymsa.training.loop import Position, make_optimizer, step
 from raymsa.training.run import build
+from tests.clips import MIXED as OTHERS
 from tests.clips import clip
 from tests.jobs import job_file
 
@@ -172,6 +174,28 @@ def test_the_largest_packed_pass_has_more_clips_and_never_more_tokens(middling: 
     assert max(packed.tokens.values()) <= 700
 
 
+def test_the_largest_pass_is_that_of_the_most_memory_not_of_the_most_tokens(middling: Path) -> None:
+    seen = [clip(f"seen{i}", "and", 16, 0.4, (112, 140)) for i in range(6)]
+    heard = [clip(f"heard{i}", "and", 0, 8.0) for i in range(6)]
+    spec = job(str(middling), train__checkpointing=False, train__batch_tokens=450)
+    found, longer = predicted(spec, [*heard, *seen]), predicted(spec, heard)
+    assert longer.tokens["training"] > found.tokens["training"]
+    assert found.peak > 1.1 * longer.peak
+    real = measured(spec, seen[: found.clips["training"]])
+    assert found.peaks["training"].bytes == pytest.approx(real["training"], rel=NEAR)
+
+
+def test_clips_without_contents_have_the_sizes_of_real_ones() -> None:
+    spec, folder = job("tiny"), known_folder(ModelSpec(path="tiny"))
+    words = (spec.inputs, prompt_of(spec), spec.dataset.task.with_labels(Labels()), spec.dataset.language)
+    hollow, real = (kind(folder.tokenizer, folder.extractor, folder.config, *words) for kind in (Hollow, Encoder))
+    for one in [*OTHERS, LONG]:
+        ours, theirs = (kind.encode(one, kind.tokens(one), []) for kind in (hollow, real))
+        for name in ("mel_ML", "patch_PX"):
+            made, read = getattr(ours, name), getattr(theirs, name)
+            assert (made is None and read is None) or (made.shape == read.shape and made.dtype is read.dtype)
+
+
 def test_the_8_bit_optimizer_keeps_a_quarter_of_the_state(middling: Path) -> None:
     plain, small = (
         predicted(job(str(middling), resources__gpus=1, train__optimizer=name), MIXED).lasting["optimizer"]
@@ -250,6 +274,13 @@ def test_a_job_that_does_not_fit_is_told_what_would(small_job: str) -> None:
     words = [f"{field}={json.dumps(value)}" for field, value in fitting["settings"].items()]
     again = json.loads(call(small_job, "--json", *(word for each in words for word in ("--set", each))).stdout)
     assert again["variants"]["disc"]["peak_bytes"] == pytest.approx(fitting["peak_bytes"], rel=0.01)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_packing_is_advised_where_it_is_off(packing: bool) -> None:
+    found = Estimate({}, {}, {"training": 2}, {"training": 200})
+    advised = list(alternatives(job("tiny", train__packing=packing), found))
+    assert ({"train.packing": True} in advised) is not packing
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
-"""The largest pass that a run makes of its clips: what its memory is decided by.
+"""The largest passes that a run makes of its clips: what its memory is decided by.
 
 Only sizes matter, so the clips have frames and sound of nothing, in the right shapes.
+
+Axes: N clips, 3 tokens in all, of sound, of picture.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +24,12 @@ from raymsa.datasets.base import MediaSettings
 STATED_S, STATED_WORDS, STATED_SHAPE = 5.0, 25, (720, 1280)
 WORD = "good"  # one token in every vocabulary here
 CHARACTERS_PER_TOKEN = 4  # to sort clips by length before their words are counted exactly
-SIZES = ["id", "split", "text", "seconds", "frames_shape", "audio_samples", "audio_tokens", "video_tokens", "previous"]
+SPARE = 2  # clips that may fit into a pass, too, once their words are counted
+SIZES = ["id", "split", "text", "seconds", "frames_shape", "audio_samples", "previous"]
 
 
 class Largest(NamedTuple):
-    """The clips of the largest pass, its tokens, and whether its step has more passes than this one."""
+    """The clips of a large pass, its tokens, and whether its step has more passes than this one."""
 
     clips: list[Measured]
     tokens: int
@@ -42,10 +45,8 @@ def stated(media: MediaSettings) -> Clip:
 
 
 def in_shards(folder: Path, manifest: Manifest, splits: tuple[str, ...]) -> list[Clip]:
-    """All clips of some splits, by their sizes, the longest first. Raises DataError when a shard cannot be read."""
+    """All clips of some splits, by their sizes. Raises DataError when a shard cannot be read."""
     rows = columns(folder, manifest, SIZES).to_pylist()
-    rows = [row for row in rows if row["split"] in splits]
-    rows.sort(key=_tokens, reverse=True)
     return [
         _clip(
             row["id"],
@@ -56,36 +57,54 @@ def in_shards(folder: Path, manifest: Manifest, splits: tuple[str, ...]) -> list
             tuple(row["previous"] or ()),
         )
         for row in rows
+        if row["split"] in splits
     ]
 
 
-def largest(clips: list[Clip], collate: Collate, batch_tokens: int, batch_clips: int | None, packed: bool) -> Largest:
-    """The pass with the most tokens, padding counted unless it is `packed`, that clips (the longest first) can make.
+def largest(
+    clips: list[Clip], collate: Collate, batch_tokens: int, batch_clips: int | None, packed: bool
+) -> list[Largest]:
+    """The passes, one or a few, of which one takes the most memory of all that these clips can make.
 
-    `batch_clips` is the most that a step takes, None where there are no steps, as in scoring.
+    They have the most tokens (padding counted unless `packed`), the most sound, the most picture, or the most of all
+    together: which of them takes the most is up to the model, and to what of it is recomputed. `batch_clips` is the
+    most that a step takes, None where there are no steps, as in scoring.
     """
     most = batch_clips or len(clips)
     fixed = len(collate.measure(_clip("", "", 0.0, None, None, ())).token_T)
-    lengths = [fixed + _length(clip, collate) for clip in clips]
-    passes = [_pass(lengths, i, most, batch_tokens, packed) for i in range(len(clips))]
-    first = max(range(len(clips)), key=lambda i: passes[i][1])
-    measured = [collate.measure(clip) for clip in clips[first : first + min(most, passes[first][0] + 2)]]
-    found = next(within_budget(measured, batch_tokens, packed))
-    exact = [len(one.token_T) for one in found]
-    tokens = sum(exact) if packed else max(exact) * len(exact)
-    return Largest(found, tokens, batch_clips is not None and len(found) < min(batch_clips, len(clips)))
+    size_N3 = np.array([_sizes(clip, collate) for clip in clips])
+    size_N3[:, 0] += fixed
+    by_length_N = np.argsort(-size_N3[:, 0], kind="stable")
+    chosen: dict[tuple[int, ...], None] = {}
+    for kind in range(3):  # of all clips, of those with sound, of those with a picture
+        some = by_length_N[size_N3[by_length_N, kind] > 0]
+        if len(some):
+            end_N, total_N3 = _passes(size_N3[some], most, batch_tokens, packed)
+            for total_N in (total_N3[:, kind], total_N3.sum(1)):
+                first = int(total_N.argmax())
+                chosen[tuple(some[first : min(first + most, end_N[first] + SPARE)])] = None
+    found = [next(within_budget([collate.measure(clips[i]) for i in few], batch_tokens, packed)) for few in chosen]
+    return [_largest(some, min(most, len(clips)) if batch_clips else 0, packed) for some in found]
 
 
-def _pass(lengths: list[int], first: int, most: int, batch_tokens: int, packed: bool) -> tuple[int, int]:
-    """Clips and tokens of the pass that begins with clip `first`; lengths fall."""
-    longest, last = lengths[first], min(first + most, len(lengths))
+def _passes(size_N3: np.ndarray, most: int, batch_tokens: int, packed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of the pass that begins with each clip: where it ends, and its tokens, sound and picture; lengths fall."""
+    first_N = np.arange(len(size_N3))
+    before_N3 = np.concatenate([np.zeros((1, 3), int), size_N3.cumsum(0)])
+    if packed:
+        end_N = np.searchsorted(before_N3[:, 0], before_N3[:-1, 0] + batch_tokens, side="right") - 1
+    else:
+        end_N = first_N + batch_tokens // size_N3[:, 0]
+    end_N = end_N.clip(first_N + 1, np.minimum(first_N + most, len(size_N3)))
+    total_N3 = before_N3[end_N] - before_N3[first_N]
     if not packed:
-        count = min(last - first, max(1, batch_tokens // longest))
-        return count, count * longest
-    tokens, at = longest, first + 1
-    while at < last and tokens + lengths[at] <= batch_tokens:
-        tokens, at = tokens + lengths[at], at + 1
-    return at - first, tokens
+        total_N3[:, 0] = size_N3[:, 0] * (end_N - first_N)
+    return end_N, total_N3
+
+
+def _largest(clips: list[Measured], step: int, packed: bool) -> Largest:
+    exact = [len(one.token_T) for one in clips]
+    return Largest(clips, sum(exact) if packed else max(exact) * len(exact), len(clips) < step)
 
 
 def within(clip: Clip, media: MediaSettings) -> Clip:
@@ -120,15 +139,11 @@ def _clip(
     )
 
 
-def _tokens(row: dict[str, Any]) -> int:
-    return int(row["audio_tokens"] + row["video_tokens"] + len(row["text"]) // CHARACTERS_PER_TOKEN)
-
-
-def _length(clip: Clip, collate: Collate) -> int:
-    """Tokens of a clip beside the prompt's, words not counted exactly."""
+def _sizes(clip: Clip, collate: Collate) -> tuple[int, int, int]:
+    """Tokens of a clip beside the prompt's, words not counted exactly; those of sound, of picture."""
     inputs = collate.encoder.inputs
     heard = clip.audio_tokens * ("audio" in inputs.modalities)
     seen = clip.video_tokens * ("video" in inputs.modalities)
     words = [clip.text, *clip.previous[len(clip.previous) - min(inputs.context, len(clip.previous)) :]]
     said = sum(map(len, words)) // CHARACTERS_PER_TOKEN * ("text" in inputs.modalities)
-    return heard + seen + min(said, inputs.max_text_tokens + inputs.max_context_tokens)
+    return heard + seen + min(said, inputs.max_text_tokens + inputs.max_context_tokens), heard, seen
