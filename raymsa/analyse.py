@@ -48,8 +48,8 @@ class Hidden:
     states: dict[str, np.ndarray]  # name -> [N, D]
 
 
-def hidden(store: Store, run_prefix: str, split: str, say: Callable[[str], None]) -> Hidden:
-    """One forward pass over the run's clips for each state.
+def hidden(store: Store, run_prefix: str, split: str, say: Callable[[str], None], shards: str | None = None) -> Hidden:
+    """One forward pass over the run's clips for each state; `shards` is where a person says they are.
 
     Raises NotFinished when the run has no checkpoint, SpecError or DataError when another raymsa made it or its shards
     are not those that it was trained on, UsageError for classes and for a split with too few clips.
@@ -60,8 +60,8 @@ def hidden(store: Store, run_prefix: str, split: str, say: Callable[[str], None]
     if isinstance(task, Classification):
         raise UsageError(f"run {run.id} predicts classes; analyse compares scores: give a run that predicts one")
     best = best_of(run)
-    clips, count = _clips(spec, split, run.data_digest, run.id)
-    say(f"loading run {run.id}")
+    clips, count = _clips(split, run, shards)
+    say(f"loading run {run.id} on {spec.model.path}")
     from raymsa.training.evaluate import each
     from raymsa.training.run import collate_for
 
@@ -121,16 +121,15 @@ def _states(student: Student, batch: Batch) -> list[dict[str, np.ndarray]]:
     return [dict(zip(states, some, strict=True)) for some in zip(*states.values(), strict=True)]
 
 
-def _clips(spec: Any, split: str, digest: str | None, run_id: str) -> tuple[Any, int]:
+def _clips(split: str, run: queries.RunRow, shards: str | None) -> tuple[Any, int]:
     """The clips of a split as the run has seen them, and how many they are."""
-    from raymsa.data import manifest as manifests
+    from raymsa.data.at_hand import at_hand
     from raymsa.data.groups import count, read, row_groups
-    from raymsa.plan import shards_of
 
-    folder = shards_of(spec.dataset)
-    made = manifests.read(folder)
-    if digest not in (None, made.digest):
-        raise DataError(f"{folder}: holds data {made.digest}, but run {run_id} has seen data {digest}; put them back")
+    try:
+        folder, made = at_hand(run.data_digest, shards)
+    except DataError as error:
+        raise DataError(f"run {run.id}: {error}") from None
     groups = row_groups(folder, [file.name for file in made.of(split)])
     if count(groups) < LEAST:
         raise UsageError(f"--split {split}: {folder} has {count(groups)} clips of it; give one with at least {LEAST}")

@@ -1,6 +1,7 @@
 """`raymsa analyse`: hidden states of a run, tuned and before, as a table, data and a picture. Without Ray."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from raymsa.cli import main
 from raymsa.clip import SHARD_SCHEMA, to_row
 from raymsa.data import manifest as manifests
 from raymsa.evaluation.neighbours import Neighbourhood, neighbourhoods
-from raymsa.home import run_dir, store_url
+from raymsa.home import run_dir, shards_dir, store_url
 from raymsa.jobfile import load_job
 from raymsa.report.latent import Latent, Space, draw
 from raymsa.spec import runs
@@ -66,7 +67,8 @@ def store(tmp_path, monkeypatch):
 
 def run_of(store: Store, folder: Path, shards: Path, trained: bool = True, **sections: Any) -> Any:
     """A run `r1` whose adapters were moved away from where they began; its spec."""
-    dataset = {"kind": "synthetic", "name": "synthetic", "shards": str(shards), **sections.pop("dataset", {})}
+    shutil.copytree(shards, shards_dir() / "few-0123")
+    dataset = {"kind": "synthetic", "name": "synthetic", **sections.pop("dataset", {})}
     spec = runs(load_job(job_file(folder, dataset=dataset, **sections)))[0].spec
     torch.manual_seed(1)
     student = build(spec, spec.dataset.task.with_labels(Labels(mean=0.0, sd=2.0, counts={"sad": 1})), CPU, None)
@@ -75,6 +77,7 @@ def run_of(store: Store, folder: Path, shards: Path, trained: bool = True, **sec
             torch.nn.init.normal_(p, std=0.2)
     about = {"job_id": stores.put(store), "task_id": None, "variant": "disc", "seed": 1, "group_key": "g"}
     records.create_runs(store, [{"id": "r1", **about, "spec": spec.model_dump(mode="json"), "spec_digest": "d"}])
+    records.update_run(store, "r1", data_digest="d1")
     checkpoint.save(run_dir("r1"), "best", student, Position(), None)
     return spec
 
@@ -185,7 +188,16 @@ def test_other_clips_than_those_of_the_run_are_refused(store, tmp_path, shards):
     run_of(store, tmp_path, shards)
     records.update_run(store, "r1", data_digest="d2")
     result = call("r1")
-    assert result.exit_code == 2 and "holds data d1, but run r1 has seen data d2" in result.stderr
+    assert result.exit_code == 2 and "run r1: no clips with data d2 under RAYMSA_HOME" in result.stderr
+    named = call("r1", "--shards", str(shards))
+    assert named.exit_code == 2 and "holds data d1, and the runs have seen data d2" in named.stderr
+
+
+def test_clips_that_lie_elsewhere_are_named_by_a_person(store, tmp_path, shards):
+    run_of(store, tmp_path, shards)
+    shutil.rmtree(shards_dir())
+    assert call("r1", "--k", "3", "--permutations", "5").exit_code == 2
+    assert call("r1", "--k", "3", "--permutations", "5", "--shards", str(shards)).exit_code == 0
 
 
 def test_a_run_without_a_checkpoint_is_not_finished(store, tmp_path, shards):

@@ -252,7 +252,10 @@ def test_clips_without_videos_count_as_independent_and_that_is_said(store: Store
     assert "clips were taken as independent" in flat(call("own/disc", "own/gen").stdout)
 
 
-def test_the_videos_of_ids_that_do_not_name_them_are_those_of_the_shards(store: Store, tmp_path: Path) -> None:
+def test_the_videos_of_ids_that_do_not_name_them_are_those_of_the_shards(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path))
     raw = tmp_path / "raw"
     raw.mkdir()
     lines = ["id,text,score,split,film", *(f"c{n},word {n},{n % 5 - 2},test,film{n // 3}" for n in range(12))]
@@ -261,14 +264,14 @@ def test_the_videos_of_ids_that_do_not_name_them_are_those_of_the_shards(store: 
     config = tmp_path / "own.yaml"
     config.write_text(json.dumps({"kind": "table", "name": "own", "raw": str(raw), "columns": columns}))
     dataset = load_dataset(config)
-    shards = tmp_path / "shards"
+    shards = tmp_path / "shards" / "own-0123"
     digest = made_shards(dataset, raw, shards)
     job = job_of(store, "disc", "gen")
     told = {"clips": [f"c{n}" for n in range(12)], "label": [n % 5 - 2 for n in range(12)], "digest": digest}
     for variant, miss in (("disc", 0.3), ("gen", 0.5)):
         run_id = done(store, job, variant, 1, np.asarray(told["label"]) + miss, **told)
         spec = queries.run(store, run_id).spec
-        own = {**dataset.model_dump(mode="json"), "shards": str(shards)}
+        own = dataset.model_dump(mode="json")
         records.update_run(store, run_id, spec={**spec, "dataset": own})
     assert comparison(store, ["mosi/disc", "mosi/gen"], []).videos == 4
     records.update_run(store, f"{job}-disc-1", data_digest=None)  # perhaps of other clips
@@ -277,11 +280,12 @@ def test_the_videos_of_ids_that_do_not_name_them_are_those_of_the_shards(store: 
 
 def made_shards(dataset: Any, raw: Path, folder: Path) -> str:
     """A folder of shards of clips of words alone, without Ray."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rows = [to_row(Clip(c.id, c.video_id, c.text, c.label, c.split)) for c in dataset.clips(raw)]
     pq.write_table(pa.Table.from_pylist(rows, SHARD_SCHEMA), folder / "test-0.parquet")
     counts = {"train": 0, "valid": 0, "test": len(rows)}
-    file = {"name": "test-0.parquet", "split": "test", "rows": len(rows), "bytes": 1, "sha256": ""}
+    file = {"name": "test-0.parquet", "split": "test", "rows": len(rows), "sha256": ""}
+    file |= {"bytes": (folder / "test-0.parquet").stat().st_size}
     about = {"name": "own", "digest": "shards", "counts": counts, "without_sound": {}, "without_picture": {}}
     about |= {"cut_sound": 0, "damaged": 0, "rejects": 0, "labels": None, "settings": {}, "versions": {}}
     manifest.write(folder, Manifest.model_validate({**about, "files": (file,)}))

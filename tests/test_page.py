@@ -326,18 +326,21 @@ def test_a_hostile_name_is_text_in_a_figure(store: Store) -> None:
 # The worst clips
 
 
-def test_the_worst_clips_have_words_frames_and_sound_where_the_shards_are(store: Store, tmp_path: Path) -> None:
+def test_the_worst_clips_have_words_frames_and_sound_where_the_shards_are(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path))
     test = [
         replace(clip(f"c{n}", f"words of {n} {HOSTILE}", 6, 0.4, (56, 440)), label=float(n % 5 - 2)) for n in range(12)
     ]
-    folder = tmp_path / "shards"
+    folder = tmp_path / "shards" / "clips-0123"
     write_shards(folder, test)
     digest = json.loads((folder / "manifest.json").read_text())["digest"]
     labels = {split: {one.id: one.label for one in test} for split in ("valid", "test")}
     spec = made_up_runs.job_spec()
-    job_id = made_up_runs.submit(store, spec, shards=str(folder))
+    job_id = made_up_runs.submit(store, spec)
     made_up_runs.finish(store, job_id, spec, labels)
-    assert "the shards hold other clips now" in gather(store, job_id).words.source
+    assert "no clips with data d1 under RAYMSA_HOME" in gather(store, job_id).words.source
     for run in gather(store, job_id).about.trained:
         records.update_run(store, run.run.id, data_digest=digest)
     report = gather(store, job_id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import json_option, main, open_store, print_json, say, shards_option, store_option
 
 
 @main.command("analyse", short_help="Hidden states: neighbours' labels, a picture.")
@@ -21,6 +21,7 @@ from raymsa.cli.base import json_option, main, open_store, print_json, say, stor
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write a picture and the hidden states there."
 )
+@shards_option
 @store_option
 @json_option
 def analyse_command(
@@ -31,6 +32,7 @@ def analyse_command(
     permutations: int,
     seed: int,
     out: Path | None,
+    shards: str | None,
     url: str | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +45,7 @@ def analyse_command(
     from raymsa.report.latent import as_json as plain
     from raymsa.report.latent import draw, render
 
-    states = hidden(open_store(url), run, split, say)
+    states = hidden(open_store(url), run, split, say, shards)
     found = latent(states, list(dict.fromkeys(ks)), distance, permutations, seed)  # type: ignore[arg-type]
     files = [] if out is None else [save(states, out), draw(found, out)]
     if as_json:

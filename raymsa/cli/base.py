@@ -185,6 +185,13 @@ def complain(text: str) -> None:
     click.echo(text, nl=False, err=True)
 
 
+def shards_option(command: F) -> F:
+    """`--shards FOLDER`; the command gets `shards`."""
+    return click.option(
+        "--shards", metavar="FOLDER", help="Where the clips are, if not under RAYMSA_HOME; may be an address."
+    )(command)
+
+
 def json_option(command: F) -> F:
     """`--json`; the command gets `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout.")(command)

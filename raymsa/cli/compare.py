@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, store_option
+from raymsa.cli.base import cluster_option, json_option, main, open_store, print_json, shards_option, store_option
 from raymsa.cli.results import FORMATS
 from raymsa.errors import UsageError
 
@@ -31,6 +31,7 @@ from raymsa.errors import UsageError
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the resamples and swaps.")
 @click.option("--format", "how", type=click.Choice(FORMATS), help="How it is written [default: text].")
+@shards_option
 @store_option
 @cluster_option()
 @json_option
@@ -42,6 +43,7 @@ def compare_command(
     resamples: int,
     seed: int,
     how: str | None,
+    shards: str | None,
     url: str | None,
     as_json: bool,
 ) -> None:
@@ -61,7 +63,7 @@ def compare_command(
     if len(groups) < 2:
         raise UsageError(f"compare: given {groups[0]} alone; name two groups or more, such as JOB/disc JOB/gen")
     drawing = report.Drawing(confidence, resamples, seed)
-    found = report.comparison(open_store(url), groups, metrics, split, drawing)
+    found = report.comparison(open_store(url), groups, metrics, split, drawing, shards)
     if as_json or how == "json":
         print_json(report.as_json(found))
     elif how in (None, "text"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raymsa.cli.base import json_option, main, open_store, print_json, say, store_option
+from raymsa.cli.base import json_option, main, open_store, print_json, say, shards_option, store_option
 
 
 @main.command("report", short_help="A job as a page, with its tables.")
@@ -17,9 +17,10 @@ from raymsa.cli.base import json_option, main, open_store, print_json, say, stor
     type=click.Path(path_type=Path),
     help="The folder to write: a new one, or an older report, which is replaced.",
 )
+@shards_option
 @store_option
 @json_option
-def report_command(job: str, out: Path, url: str | None, as_json: bool) -> None:
+def report_command(job: str, out: Path, shards: str | None, url: str | None, as_json: bool) -> None:
     """A page with a job's tables, plots and worst clips that needs no network, and the tables as Markdown and LaTeX.
 
     What is not finished is named in it; a job of which nothing is finished has a report that says so.
@@ -28,7 +29,7 @@ def report_command(job: str, out: Path, url: str | None, as_json: bool) -> None:
 
     store = open_store(url)
     page.check(out)  # before the work
-    report = page.gather(store, job)
+    report = page.gather(store, job, shards)
     files = page.write(report, out)
     shown = out / page.PAGE
     if as_json:

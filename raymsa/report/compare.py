@@ -59,11 +59,17 @@ class Comparison:
 
 
 def comparison(
-    store: Store, asked: Sequence[str], metrics: Sequence[str], split: str = "test", drawing: Drawing | None = None
+    store: Store,
+    asked: Sequence[str],
+    metrics: Sequence[str],
+    split: str = "test",
+    drawing: Drawing | None = None,
+    shards: str | None = None,
 ) -> Comparison:
     """Every pair of the groups on each metric; on the one that decides, when none is named.
 
-    Raises UsageError when they cannot be compared, NotFound and NotFinished for a group that is not there or not done.
+    `shards` is where a person says the clips are: they tell the videos, where ids do not. Raises UsageError when they
+    cannot be compared, NotFound and NotFinished for a group that is not there or not done.
     """
     drawing = drawing or Drawing()
     sides = _named_apart([side(store, words) for words in asked])
@@ -72,7 +78,7 @@ def comparison(
     chosen = _known(metrics, profile) or (_decides(store, sides[0]),)
     said = [answers(store, one, split) for one in sides]
     _refuse_other_clips(sides, said)
-    known = videos(sides[0], said[0].clips)
+    known = videos(sides[0], said[0].clips, shards)
     where = said[0].clips if known is None else known
     pairs = [
         (sides[i], sides[j], _scored(sides[i], sides[j], said[i], said[j], where))

@@ -41,10 +41,10 @@ class Report:
     words: Words
 
 
-def gather(store: Store, job_id: str) -> Report:
-    """All that a job's report shows. Raises NotFound."""
+def gather(store: Store, job_id: str, shards: str | None = None) -> Report:
+    """All that a job's report shows; `shards` is where a person says its clips are. Raises NotFound, UsageError."""
     about = evidence(store, job_id)
-    known = words_of(store, about)
+    known = words_of(about, shards)
     clips = worst(about, known)
     made = {
         "losses": plots_runs.losses(about),

@@ -111,36 +111,36 @@ def difference(one: Answers, other: Answers) -> str:
     return ""
 
 
-def videos(one: Side, clips: Sequence[str]) -> list[str] | None:
-    """The video of each clip: by its id, else by the shards, where they are still at hand; None if neither says.
+def videos(one: Side, clips: Sequence[str], shards: str | None = None) -> list[str] | None:
+    """The video of each clip: by its id, else by the shards, where they are at hand; None if neither says.
 
-    Where every clip has a video of its own, nothing is known of videos either.
+    Where every clip has a video of its own, nothing is known of videos either. `shards` is the folder that a person
+    named. Raises UsageError when it has other clips.
     """
     from raymsa.spec import JobSpec
 
+    found: list[str | None] = []
     with suppress(ValueError):  # a spec of an older raymsa
         job: Any = JobSpec.model_validate(one.spec)
-        dataset = job.dataset
-        found = [dataset.video_of(clip) for clip in clips]
-        named = [video for video in (found if None not in found else _of_shards(one, dataset, clips)) if video]
-        if len(named) == len(clips) > len(set(named)):
-            return named
-    return None
+        found = [job.dataset.video_of(clip) for clip in clips]
+    if not found or None in found:
+        found = _of_shards(one, clips, shards)
+    named = [video for video in found if video]
+    return named if len(named) == len(clips) > len(set(named)) else None
 
 
-def _of_shards(one: Side, dataset: Any, clips: Sequence[str]) -> list[str | None]:
+def _of_shards(one: Side, clips: Sequence[str], shards: str | None) -> list[str | None]:
+    from raymsa.data.at_hand import at_hand
     from raymsa.data.columns import columns
-    from raymsa.data.manifest import parse
-    from raymsa.plan import shards_of
 
-    with suppress(DataError, OSError):
-        folder = shards_of(dataset)
-        manifest = parse(folder)
-        if manifest.digest == one.data_digest:
-            table = columns(folder, manifest, ["id", "video_id"])
-            video = dict(zip(table["id"].to_pylist(), table["video_id"].to_pylist(), strict=True))
-            return [video.get(clip) for clip in clips]
-    return []
+    try:
+        table = columns(*at_hand(one.data_digest, shards), ["id", "video_id"])
+    except (DataError, OSError) as error:
+        if shards is not None:
+            raise UsageError(f"--shards {shards}: {error}") from None
+        return []
+    video = dict(zip(table["id"].to_pylist(), table["video_id"].to_pylist(), strict=True))
+    return [video.get(clip) for clip in clips]
 
 
 def _of_word(store: Store, asked: str) -> list[queries.RunRow]:

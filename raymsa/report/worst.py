@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from raymsa.clip import SAMPLE_RATE, Clip, RawClip
-from raymsa.errors import RaymsaError
+from raymsa.clip import SAMPLE_RATE, Clip
+from raymsa.data.at_hand import at_hand
+from raymsa.data.manifest import Manifest
+from raymsa.errors import DataError, RaymsaError, UsageError
 from raymsa.report.clip_page import data_uri, image, wav, waveform
 from raymsa.report.evidence import Evidence
-from raymsa.store import Store, queries
 from raymsa.target import Classification
 
 MANY = 10
@@ -61,46 +61,28 @@ def worst(about: Evidence, words: Words) -> list[Worst]:
     return [_one(about, words, int(at), float(error_B[at])) for at in order if not error_B[at] <= 0]
 
 
-def words_of(store: Store, about: Evidence) -> Words:
-    """The words of a job's test clips: from its shards, else from its label file, if either is here."""
+def words_of(about: Evidence, shards: str | None = None) -> Words:
+    """The words of a job's test clips, where their shards are at hand; `shards` is the folder that a person named.
+
+    Raises UsageError for a folder that was named and has other clips.
+    """
     digests = {run.run.data_digest for run in about.trained} - {None}
-    reasons = []
-    for task in queries.tasks(store, about.job.id):
-        if task.payload.get("shards"):
-            try:
-                return _of_shards(task.payload["shards"], digests)
-            except (RaymsaError, OSError) as error:
-                reasons.append(str(error))
-                break
     try:
-        return _of_labels(about.job)
-    except (RaymsaError, OSError, ValidationError) as error:
-        reasons.append("its spec is not read here" if isinstance(error, ValidationError) else str(error))
-    return Words({}, "The words are not at hand: " + "; ".join(reasons))
+        if len(digests) > 1:
+            raise DataError("the runs have seen different data")
+        return _of_shards(*at_hand(next(iter(digests), None), shards))
+    except (RaymsaError, OSError) as error:
+        if shards is not None:
+            raise UsageError(f"--shards {shards}: {error}") from None
+        return Words({}, f"The words are not at hand: {error}")
 
 
-def _of_shards(named: str, digests: set[str | None]) -> Words:
-    from raymsa.data import manifest as manifests
+def _of_shards(folder: Path, manifest: Manifest) -> Words:
     from raymsa.data.columns import columns
-    from raymsa.place import check, place
 
-    folder = place(named)
-    check(folder)
-    manifest = manifests.read(folder)
-    if digests and manifest.digest not in digests:
-        raise RaymsaError(f"the shards hold other clips now (data {manifest.digest})")
     table = columns(folder, manifest, ["id", "text"])
     texts = dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
     return Words(texts, f"Words, frames and sound are those of the shards (data {manifest.digest}).", folder)
-
-
-def _of_labels(job: queries.Job) -> Words:
-    from raymsa.plan import raw_of
-    from raymsa.spec import JobSpec
-
-    dataset = JobSpec.model_validate(job.spec).dataset  # type: ignore[attr-defined]
-    rows = [row for row in dataset.clips(raw_of(dataset)) if isinstance(row, RawClip)]
-    return Words({row.id: row.text for row in rows}, "Words are those of the label file; the shards are not here.")
 
 
 def _one(about: Evidence, words: Words, at: int, error: float) -> Worst:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from raymsa.errors import SpecError
 from raymsa.home import models_dir
+from raymsa.place import ADDRESS
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.adapters import lean
 from raymsa.thinker.backbone import PARTS, Folder, Thinker
@@ -51,8 +52,8 @@ def open_folder(spec: ModelSpec) -> Folder:
 
 def _check_type(config_class: Any, path: str) -> None:
     """transformers would take another model's config with a warning, and fill it up with the 7B's sizes."""
-    if path.startswith(("/", ".", "~")) and not Path(path).exists():
-        raise ValueError("there is no such folder")  # transformers would take it for a hub id
+    if ADDRESS.match(path) or (path.startswith(("/", ".", "~")) and not Path(path).is_dir()):
+        raise ValueError("there is no such folder")  # transformers would take it for a hub id, or download it
     given = config_class.get_config_dict(path)[0].get("model_type")
     if given not in THINKER_TYPES:
         raise ValueError(f"its config.json is of type {given}, not of {' or '.join(THINKER_TYPES)}")
