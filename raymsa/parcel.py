@@ -24,12 +24,13 @@ from pydantic import Field, ValidationError
 from raymsa.errors import NotFound, UsageError
 from raymsa.home import run_dir
 from raymsa.plugins import Spec
-from raymsa.store.imports import FOLDER
+from raymsa.store.imports import RUN_ID
 
 CONTENTS, ROWS = "raymsa.json", "store.jsonl"
 FORMAT = 1
 LONGEST_CONTENTS = 2**26  # bytes
 CHUNK = 2**20
+NAME = re.compile(r"(?!\.{0,2}$)[^/\0]+")  # of a file or folder
 CHECKPOINT = re.compile(r"(best|last)-\d{6,12}")
 # What a run's folder may hold: no pickles, which peft would load from an adapter_model.bin.
 LEFT = re.compile(
@@ -173,7 +174,7 @@ def _check(parcel: Parcel, most_bytes: float) -> None:
     if contents.format != FORMAT:
         raise UsageError(f"{where}: it has format {contents.format} and this raymsa reads {FORMAT}: upgrade raymsa")
     for run_id in contents.runs:
-        if not _is_name(run_id) or run_id.startswith("."):
+        if not RUN_ID.fullmatch(run_id):
             raise UsageError(f"{where}: the id {run_id!r} cannot be a folder's name")
     for item in contents.files:
         _check_names(where, item, contents.runs)
@@ -186,7 +187,7 @@ def _check(parcel: Parcel, most_bytes: float) -> None:
 
 
 def _is_name(part: str) -> bool:
-    return FOLDER.fullmatch(part) is not None and part.isprintable()  # a terminal would obey the rest
+    return NAME.fullmatch(part) is not None and part.isprintable()  # a terminal would obey the rest
 
 
 def _check_names(where: Path, item: Item, run_ids: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from tests import postgres
 NO_POSTGRESQL = "" if postgres.GIVEN else postgres.missing()
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL))]
 ROOT = Path(__file__).parent.parent
+KEY = "0123456789abcdef"  # of a group
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def put(store: Store, name: str = "demo", tasks: int = 1, **options: Any) -> str
 
 def add_runs(store: Store, job_id: str, *ids: str) -> None:
     rows = [
-        {"id": run_id, "job_id": job_id, "task_id": None, "variant": "disc", "seed": seed, "group_key": "g"}
+        {"id": run_id, "job_id": job_id, "task_id": None, "variant": "disc", "seed": seed, "group_key": KEY}
         | {"spec": {"seed": seed}, "spec_digest": "d"}
         for seed, run_id in enumerate(ids)
     ]

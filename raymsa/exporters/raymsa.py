@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class Raymsa(Exporter):
             export(runs[0].store, folder / ROWS, sorted({one.job.id for one in runs}), ids)
             places = [pair for one in runs for pair in self._copy(one, folder)]
             write_contents(folder, ids, dict(places))
-        return Done(ids, [], f"raymsa import {out}  (on the other machine)")
+        return Done(ids, [], f"raymsa import {shlex.quote(str(out))}  (on the other machine)")
 
     def _copy(self, one: Recorded, folder: Path) -> list[tuple[str, str]]:
         """What a run left, as (name in the parcel, place under runs/); its log always."""

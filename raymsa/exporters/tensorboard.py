@@ -6,6 +6,7 @@ Event files are written with TensorBoard's own messages; its scalars are float32
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ class TensorBoard(Exporter):
     def write(self, runs: Sequence[Recorded], out: Path) -> Done:
         """One folder for each run; one that has changed since is written anew, one that has not is left alone."""
         needed("tensorboard", self.kind)
-        done = Done([], [], f"tensorboard --logdir {out}")
+        done = Done([], [], f"tensorboard --logdir {shlex.quote(str(out))}")
         with locked(out):
             for one in runs:
                 folder = out / one.job.id / _file_name(one)

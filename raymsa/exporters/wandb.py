@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Wandb(Exporter):
 
 
 def _add_all(wandb: Any, runs: Sequence[Recorded], out: Path) -> Done:
-    done = Done([], [], f"wandb sync {out}/wandb/offline-run-*  (uploads them)")
+    done = Done([], [], f"wandb sync {shlex.quote(str(out))}/wandb/offline-run-*  (uploads them)")
     with locked(out):
         for one in runs:
             (done.written if _add(wandb, one, out / "wandb") else done.there).append(one.run.id)

@@ -25,7 +25,14 @@ from raymsa.store.records import insert_event
 from raymsa.store.states import LIVE
 from raymsa.store.tables import artifacts, events, jobs, metadata, runs, tasks, waits
 
-FOLDER = re.compile(r"(?!\.{0,2}$)[^/\0]+")  # each run has one under RAYMSA_HOME, and `raymsa rm` removes it
+# What raymsa gives for an id: it becomes a folder's name, which `raymsa rm` removes, and a word of commands that people
+# paste into a shell.
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{,239}")
+IDS = {
+    "jobs": {"id": re.compile(r"[0-9a-f]{8}")},
+    "runs": {"id": RUN_ID, "group_key": re.compile(r"[0-9a-f]{16}")},
+}
+SHOWN = 80  # characters of an id in an error
 BATCH = 1_000  # rows inserted at a time
 # Of a task that was not over, when it comes in: these were agreements with the queue it was in.
 PAUSED = {"state": "paused", "lease_until": None, "asked": None, "not_before": None, "deadline": None}
@@ -102,8 +109,7 @@ class _Intake:
         if self.held and not self._goes_along(found):
             self._flush()
         new = self._is_news(found.row) if found.table is events else self._is_new(found)
-        if found.table in (jobs, runs) and not FOLDER.fullmatch(found.row["id"]):
-            raise UsageError(f"{found.where}: the id {found.row['id']!r} cannot be a folder's name")
+        _check_ids(found)
         if "id" in found.row:
             self.known[found.table.name][found.row["id"]] = new
         if found.table is tasks:
@@ -208,6 +214,13 @@ class _Intake:
 def _references(table: Table) -> tuple[tuple[str, str], ...]:
     """Columns with the names of the tables they refer to; the first says whose row it is."""
     return tuple((c.name, key.column.table.name) for c in table.columns for key in c.foreign_keys)
+
+
+def _check_ids(found: Found) -> None:
+    for name, form in IDS.get(found.table.name, {}).items():
+        if not form.fullmatch(found.row[name]):
+            given = ascii(found.row[name][:SHOWN])
+            raise UsageError(f"{found.where}: {given} is no {name} of {found.table.name} that raymsa gives")
 
 
 def _without_id(row: dict[str, Any]) -> dict[str, Any]:
