@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import time
 from typing import Any
 
 JOINERS = "\u200c\u200d"  # invisible, but parts of words in Persian and Hindi, and of emoji
+NOT_ASCII = re.compile(r"[^\x00-\x7e]")  # the others are escaped by JSON itself
 
 
 def duration(seconds: float) -> str:
@@ -34,6 +37,19 @@ def for_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def visible(text: str) -> str:
-    """A text in which nothing hides or acts: control characters, marks of direction and line ends as escapes."""
-    return "".join(c if c.isprintable() or c in JOINERS else repr(c)[1:-1] for c in text)
+def json_text(value: Any) -> str:
+    """Plain data as JSON for eyes, too: null for NaN, and what hides or acts on a terminal as an escape of JSON's."""
+    text = json.dumps(for_json(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    return NOT_ASCII.sub(lambda found: found[0] if _is_harmless(found[0]) else json.dumps(found[0])[1:-1], text)
+
+
+def visible(text: str, kept: str = "") -> str:
+    """A text in which nothing hides or acts: control characters, marks of direction and line ends as escapes.
+
+    Those in `kept`, such as line ends, stay.
+    """
+    return "".join(c if _is_harmless(c) or c in kept else repr(c)[1:-1] for c in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or char in JOINERS

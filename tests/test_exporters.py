@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shlex
 import socket
 import struct
 import subprocess
@@ -18,8 +19,8 @@ from click.testing import CliRunner, Result
 
 from raymsa.cli import main
 from raymsa.exporters.base import Exporter, chosen
-from raymsa.exporters.csv import cell
 from raymsa.plugins import kinds
+from raymsa.report.formats import csv_cell
 from raymsa.store import Store, records
 from raymsa.words import for_json
 from tests import stores
@@ -285,8 +286,8 @@ def test_csv_has_three_tables_unrounded(store: Store, tmp_path: Path) -> None:
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "=cmd|' /C x'!A0"]
 )
 def test_no_text_is_a_formula(text: str) -> None:
-    assert cell(text) == f"'{text}"
-    assert cell(-1.5) == "-1.5" and cell(f"a{text}") == f"a{text}"
+    assert csv_cell(text) == f"'{text}"
+    assert csv_cell(-1.5) == "-1.5" and csv_cell(f"a{text}") == f"a{text}"
 
 
 def test_csv_goes_into_a_new_folder_only(store: Store, tmp_path: Path) -> None:
@@ -433,3 +434,13 @@ def test_the_mark_changes_with_anything_that_is_exported(store: Store) -> None:
     records.update_run(store, before.run.id, error="x")
     (after,) = chosen(store, [before.run.id])
     assert before.mark != after.mark and for_json(before.moments) == for_json(after.moments)
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "raymsa"])
+def test_the_command_that_is_offered_is_one_whatever_the_folder_is_called(
+    kind: str, store: Store, tmp_path: Path
+) -> None:
+    job_id = fill(store)
+    out = tmp_path / "my runs; $(rm x)"
+    *_, look = kinds("raymsa.exporters", Exporter)[kind]().write(chosen(store, [f"{job_id}-disc-1"]), out)  # type: ignore[type-abstract]
+    assert shlex.split(look.partition("  (")[0])[-1] == str(out)

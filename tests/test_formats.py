@@ -75,7 +75,9 @@ def test_csv_is_unrounded_and_gives_the_sd_its_own_column() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "=cmd|' /C calc'!A0", "＝1"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", " =1", "  \t@x", "\u200c+1", "=cmd|' /C calc'!A0", "＝1"]
+)
 def test_words_that_a_spreadsheet_would_calculate_get_a_quote_and_numbers_do_not(text: str) -> None:
     named = Sheet("", (Column(text, "a"), Column("b", "b", 1)), (("x", -0.5), (Noted(text, (text,)), -1.5)))
     heading, _, row = csv.reader(io.StringIO(csv_text(named), newline=""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ import click
 from raymsa import __version__
 from raymsa.errors import RaymsaError, StoreAway, UsageError
 from raymsa.home import store_url
-from raymsa.words import for_json
+from raymsa.words import json_text, visible
 
 if TYPE_CHECKING:
     from raymsa.store import Store
@@ -97,7 +96,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RaymsaError as error:
-            for line in str(error).splitlines():
+            for line in str(error).split("\n"):
                 say(f"error: {line}")
             sys.exit(error.exit_code)
         except BrokenPipeError:  # `raymsa logs | head`
@@ -223,10 +222,10 @@ def open_store(url: str | None, create: bool = False) -> Store:
 
 
 def say(line: str) -> None:
-    """Words for a person, on stderr."""
-    click.echo(line, err=True)
+    """Words for a person, on stderr; those of others in it are text."""
+    click.echo(visible(line), err=True)
 
 
 def print_json(value: Any) -> None:
     """Data for a program, on stdout; NaN is null, because JSON has none."""
-    click.echo(json.dumps(for_json(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    click.echo(json_text(value))

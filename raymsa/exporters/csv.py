@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from raymsa.exporters.base import Done, Exporter, Recorded
 from raymsa.place import new_folder
-from raymsa.report.formats import FORMULA
+from raymsa.report.formats import csv_cell
 from raymsa.store import queries
-from raymsa.words import visible
 
-CALCULATED = re.compile(rf"\s*[{re.escape(FORMULA)}]|[\t\r\n]")  # blanks before it are skipped
 STEPS = ("run", "step", "epoch", "at", "name", "value")
 PREDICTIONS = ("run", "split", "clip_id", "label", "score", "text", "parsed", "in_range")
 
@@ -33,14 +30,6 @@ class Csv(Exporter):
             _table(folder / "steps.csv", STEPS, (line for one in runs for line in _steps(one)))
             _table(folder / "predictions.csv", PREDICTIONS, (line for one in runs for line in _predictions(one)))
         return Done([one.run.id for one in runs], [], f"{out}/runs.csv, steps.csv, predictions.csv")
-
-
-def cell(value: Any) -> str:
-    """A value as a cell: numbers unrounded, nothing for None; a text that would be a formula has ' before it."""
-    if not isinstance(value, str):
-        return "" if value is None else str(value)
-    text = "".join(char if char in "\t\r\n" else visible(char) for char in value)  # a terminal would obey the others
-    return f"'{text}" if CALCULATED.match(text) else text
 
 
 def _run(one: Recorded) -> dict[str, Any]:
@@ -63,5 +52,5 @@ def _predictions(one: Recorded) -> Iterable[list[Any]]:
 def _table(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(map(cell, heads))
-        writer.writerows(map(cell, row) for row in rows)
+        writer.writerow(map(csv_cell, heads))
+        writer.writerows(map(csv_cell, row) for row in rows)

@@ -12,13 +12,14 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raymsa.report.spread import Spread
-from raymsa.words import visible
+from raymsa.words import JOINERS, visible
 
 MISSING = "-"
-FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet takes a cell that begins so for a formula
+# A spreadsheet takes a cell that begins so for a formula, and some skip what cannot be seen before it.
+FORMULA = re.compile(rf"[\s{JOINERS}]*[=+\-@＝＋－＠]|[\t\r\n]")
 MARKDOWN = re.compile(r"[\\`*{}\[\]#|~$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}  # @ would call somebody on a forge
 LATEX = {
@@ -153,12 +154,23 @@ def csv_text(sheet: Sheet) -> str:
     names = [name for c, count in zip(sheet.columns, wide, strict=True) for name in (c.name, f"{c.name}_sd")[:count]]
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\r\n")
-    writer.writerow([*map(_csv, names), *(["notes"] if noted else [])])
+    writer.writerow([*map(csv_cell, names), *(["notes"] if noted else [])])
     for given, row in zip(sheet.rows, rows, strict=True):
         values = [value for cell, count in zip(row, wide, strict=True) for value in _values(cell)[:count]]
         notes = "; ".join(note for cell in given if isinstance(cell, Noted) for note in cell.notes)
-        writer.writerow([*map(_csv, values), *([_csv(notes)] if noted else [])])
+        writer.writerow([*map(csv_cell, values), *([csv_cell(notes)] if noted else [])])
     return page.getvalue()
+
+
+def csv_cell(value: Any) -> str:
+    """A value of a CSV file: numbers unrounded, nothing for None, words that no spreadsheet takes for a formula.
+
+    Words keep tabs and line ends, which RFC 4180 allows; what else is invisible is escaped.
+    """
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    text = visible(value, "\t\r\n")
+    return f"'{text}" if FORMULA.match(text) else text
 
 
 WRITERS: dict[str, Callable[[Sheet], str]] = {"markdown": markdown, "latex": latex, "csv": csv_text}
@@ -200,13 +212,3 @@ def _latex(text: str) -> str:
 
 def _values(cell: Plain) -> tuple[Plain, Plain]:
     return (cell.mean, cell.sd) if isinstance(cell, Spread) else (cell, None)
-
-
-def _csv(value: Plain) -> str:
-    """Words keep tabs and line ends, which RFC 4180 allows; what else is invisible is escaped."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return repr(float(value)) if isinstance(value, float) else str(value)  # numpy's repr is Python, not a number
-    text = "".join(c if c in "\t\r\n" else visible(c) for c in value)
-    return f"'{text}" if text.startswith(tuple(FORMULA)) else text

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from raymsa.errors import UsageError
 from raymsa.evaluation.neighbours import Neighbourhood
-from raymsa.words import for_json
+from raymsa.words import for_json, visible
 
 FILE = "latent_{split}.svg"
 TITLES = {"tuned": "after tuning", "base": "before tuning"}
@@ -72,7 +72,9 @@ def render(found: Latent, console: Console) -> None:
             )
     console.print(table)
     if len(found.spaces) == 1:
-        console.print(f"run {found.run_id} trained no adapters: its Thinker is the base", markup=False, soft_wrap=True)
+        console.print(
+            f"run {visible(found.run_id)} trained no adapters: its Thinker is the base", markup=False, soft_wrap=True
+        )
 
 
 def as_json(found: Latent) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def draw(found: Latent, folder: Path) -> Path:
 def _about(found: Latent) -> str:
     width = found.spaces[0].width
     return (
-        f"run {found.run_id} ({found.readout}): {len(found.label_N):,} clips of {found.split}, the last token's "
+        f"run {visible(found.run_id)} ({visible(found.readout)}): {len(found.label_N):,} clips of {found.split}, the last token's "
         f"{width:,} numbers, {found.distance} distance, {found.permutations:,} permutations"
     )
 
