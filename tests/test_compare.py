@@ -25,6 +25,8 @@ from raymsa.queue import NewTask, put
 from raymsa.report.compare import comparison
 from raymsa.spec import check
 from raymsa.store import Store, queries, records
+from tests import made_up_runs
+from tests.made_up_runs import confirmed_search
 
 ROOT = Path(__file__).parent.parent
 CLIPS, VIDEOS = 120, 12
@@ -193,6 +195,22 @@ def test_all_pairs_and_metrics_are_corrected_together(store: Store) -> None:
     assert p[0][1] == pytest.approx(min(1, 6 * p[0][0]))
     text = flat(call("mosi/a", "mosi/b", "mosi/c").stdout)
     assert "(Holm)" in text and "corrected for the 3 tests here" in text
+    assert "with simultaneous 95 % intervals" in text
+    assert "the 3 intervals are Bonferroni's: each is of 98.3333 %" in text
+
+
+def test_the_intervals_of_a_table_agree_with_their_number(store: Store) -> None:
+    job = job_of(store, "a", "b", "c")
+    for number, variant in enumerate("abc"):
+        for seed in (1, 2):
+            noise = np.random.default_rng([number, seed]).normal(0, 1, CLIPS)
+            done(store, job, variant, seed, LABEL + noise)
+    three, alone = data("mosi/a", "mosi/b", "mosi/c"), data("mosi/a", "mosi/b")
+    same = data("mosi/a", "mosi/b", "--confidence", str(1 - 0.05 / 3))
+    assert (three["each"], alone["each"]) == pytest.approx((1 - 0.05 / 3, 0.95))
+    first, only, wide = (found["differences"][0]["found"] for found in (three, alone, same))
+    assert first["p"] == only["p"] and first["low"] < only["low"] and first["high"] > only["high"]
+    assert (first["low"], first["high"]) == pytest.approx((wide["low"], wide["high"]))
 
 
 def test_a_metric_that_is_not_defined_is_said_in_words(store: Store) -> None:
@@ -353,6 +371,19 @@ def test_of_a_search_the_runs_that_confirm_a_setting_count(store: Store) -> None
     assert found["differences"][0]["metric"] == "corr"
 
 
+def test_the_lucky_trial_of_a_search_is_never_counted_with_the_runs_that_confirm_it(store: Store) -> None:
+    job_id, trial, *fresh = confirmed_search(store)
+    plain = made_up_runs.job_spec(seeds=(4, 5), name="plain", variants={"gen": {"readout.kind": "gen"}})
+    made_up_runs.finish(store, made_up_runs.submit(store, plain), plain, made_up_runs.small())
+    key = queries.run(store, trial).group_key
+    for words in (key, key[:6], job_id, f"{job_id}/t1"):
+        mine = data(words, "plain")["sides"][0]
+        assert (mine["runs"], mine["trial"]) == (fresh, False), words
+    alone = data(trial, "plain")["sides"][0]
+    assert (alone["runs"], alone["trial"]) == ([trial], True)
+    assert "search/t1 seed 1: the trial of a search, chosen because it did well" in flat(call(trial, "plain").stdout)
+
+
 # What is refused
 
 
@@ -369,6 +400,14 @@ def test_other_data_is_refused(store: Store) -> None:
     line = refused(2, "mosi/disc", "mosi/gen")
     assert "mosi/disc and mosi/gen cannot be compared: their clips were prepared differently" in line
     assert "data, other" in line
+
+
+def test_any_two_groups_on_other_data_are_refused(store: Store) -> None:
+    job = job_of(store, "a", "b", "c")
+    for variant, digest in (("a", None), ("b", "one"), ("c", "other")):
+        done(store, job, variant, 1, LABEL + 0.5, digest=digest)
+    assert "mosi/b seed 1 and mosi/c seed 1 cannot be compared" in refused(2, "mosi/a", "mosi/b", "mosi/c")
+    assert "mosi/a seed 1: which data it was trained on is not recorded" in flat(call("mosi/a", "mosi/b").stdout)
 
 
 def test_other_clips_are_refused(store: Store) -> None:

@@ -129,6 +129,14 @@ def holm(p: ArrayLike) -> Floats:
     return corrected
 
 
+def simultaneous(confidence: float, intervals: int) -> float:
+    """The level of each of some intervals with which all of them together have the level `confidence`, or more.
+
+    Bonferroni's, whatever they have to do with each other.
+    """
+    return 1 - (1 - confidence) / intervals
+
+
 class _Error(NamedTuple):
     variance: float
     df: float

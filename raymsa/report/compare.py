@@ -14,7 +14,7 @@ from typing import Any
 
 from raymsa.errors import UsageError
 from raymsa.evaluation.metrics import LOW_IS_GOOD, PROFILES
-from raymsa.evaluation.significance import Compared, Scored, compare, holm, scored
+from raymsa.evaluation.significance import Compared, Scored, compare, holm, scored, simultaneous
 from raymsa.report.finals import rule_of
 from raymsa.report.sides import Answers, Side, answers, difference, side, videos
 from raymsa.store import Store, queries
@@ -23,7 +23,7 @@ from raymsa.words import for_json, visible
 
 @dataclass(frozen=True)
 class Drawing:
-    """How it is drawn: the interval's level, the number of resamples (and of swaps), and their random seed."""
+    """How it is drawn: the level of all intervals together, the number of resamples (and of swaps), and their seed."""
 
     confidence: float = 0.95
     resamples: int = 10_000
@@ -46,11 +46,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups on one split, and all their differences. `videos` is None where the clips' videos are not known."""
+    """Groups on one split, and all their differences. `videos` is None where the clips' videos are not known. Each
+    interval has the level `each`, so that all of them together have that of `drawing`."""
 
     split: str
     profile: str
     drawing: Drawing
+    each: float
     clips: int
     videos: int | None
     sides: tuple[Side, ...]
@@ -84,15 +86,17 @@ def comparison(
         (sides[i], sides[j], _scored(sides[i], sides[j], said[i], said[j], where))
         for i, j in combinations(range(len(sides)), 2)
     ]
+    wide = replace(drawing, confidence=simultaneous(drawing.confidence, len(chosen) * len(pairs)))
     return Comparison(
         split=split,
         profile=profile,
         drawing=drawing,
+        each=wide.confidence,
         clips=len(where),
         videos=None if known is None else len(set(known)),
         sides=tuple(sides),
         unparsable={one.name: each.unparsable for one, each in zip(sides, said, strict=True)},
-        differences=_corrected([_of(a, b, data, profile, name, drawing) for name in chosen for a, b, data in pairs]),
+        differences=_corrected([_of(a, b, data, profile, name, wide) for name in chosen for a, b, data in pairs]),
     )
 
 
@@ -131,14 +135,13 @@ def _named_apart(sides: list[Side]) -> list[Side]:
 
 
 def _refuse_unlike(sides: list[Side]) -> None:
-    first = sides[0]
-    for other in sides[1:]:
-        pair = visible(f"{first.name} and {other.name} cannot be compared")
-        if first.profile != other.profile:
-            raise UsageError(f"{pair}: their metrics differ in kind ({first.profile}, {other.profile})")
-        if None not in (first.data_digest, other.data_digest) and first.data_digest != other.data_digest:
+    for one, other in combinations(sides, 2):
+        pair = visible(f"{one.name} and {other.name} cannot be compared")
+        if one.profile != other.profile:
+            raise UsageError(f"{pair}: their metrics differ in kind ({one.profile}, {other.profile})")
+        if None not in (one.data_digest, other.data_digest) and one.data_digest != other.data_digest:
             raise UsageError(
-                f"{pair}: their clips were prepared differently (data digests {first.data_digest}, "
+                f"{pair}: their clips were prepared differently (data digests {one.data_digest}, "
                 f"{other.data_digest}); variants of one job read the same clips"
             )
 

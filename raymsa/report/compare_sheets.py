@@ -57,13 +57,13 @@ def _settled(found: Comparison, each: Difference) -> str:
         return f"there is no interval (one video, or hardly a resample that has this metric), and {said}"
     if each.found.low <= 0 <= each.found.high:
         doubt = f", though {said} for these seeds" if small else ""
-        return f"the {_percent(found)} interval holds 0: which one is better is not settled{doubt}"
-    return f"the {_percent(found)} interval leaves 0 out, {'and' if small else 'but'} {said}"
+        return f"the {_level(found)} interval holds 0: which one is better is not settled{doubt}"
+    return f"the {_level(found)} interval leaves 0 out, {'and' if small else 'but'} {said}"
 
 
 def _sheet(found: Comparison, metric: str) -> Sheet:
     mine = [each for each in found.differences if each.metric == metric]
-    title = f"{metric} on {found.split}: differences of means over seeds, with {_percent(found)} intervals"
+    title = f"{metric} on {found.split}: differences of means over seeds, with {_level(found)} intervals"
     rows = tuple((f"{each.a} against {each.b}", *_figures(found, each)) for each in mine)
     columns = (Column("groups", "A against B"), *_columns(found, metric))
     return Sheet(title, columns, rows, tuple(sentence(found, each) for each in mine))
@@ -105,7 +105,12 @@ def _notes(found: Comparison) -> Iterator[str]:
         f"random seed {drawn.seed}); p: A and B swapped by {units[:-1]}, (b + 1) / (n + 1), for these seeds alone"
     )
     if len(_tests(found)) > 1:
-        yield f"p (Holm) is corrected for the {len(_tests(found))} tests here; the intervals are each for themselves"
+        yield f"p (Holm) is corrected for the {len(_tests(found))} tests here"
+    if len(found.differences) > 1:
+        yield (
+            f"the {len(found.differences)} intervals are Bonferroni's: each is of {_percent(found.each)}, so that all "
+            f"together hold the true differences with {_percent(found.drawing.confidence)}"
+        )
     if found.videos is None:
         yield (
             "clips were taken as independent, because which video each one is from is not known: if some are from one "
@@ -134,6 +139,10 @@ def _of_seeds(found: Comparison) -> Iterator[str]:
 
 def _of_sides(found: Comparison) -> Iterator[str]:
     for one in found.sides:
+        if one.trial:
+            yield f"{one.name}: the trial of a search, chosen because it did well; no run with a fresh seed is done"
+        if one.data_digest is None:
+            yield f"{one.name}: which data it was trained on is not recorded"
         if one.unfinished:
             yield f"{one.name}: {one.unfinished} more runs are not done"
         if one.repeated:
@@ -158,8 +167,13 @@ def _p_decimals(found: Comparison) -> int:
     return max(3, math.ceil(math.log10(found.drawing.resamples)))
 
 
-def _percent(found: Comparison) -> str:
-    return f"{100 * found.drawing.confidence:.6g} %"
+def _level(found: Comparison) -> str:
+    together = "simultaneous " if len(found.differences) > 1 else ""
+    return f"{together}{_percent(found.drawing.confidence)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.6g} %"
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymsa.errors import DataError, NotFinished, NotFound, UsageError
+from raymsa.report.members import confirming, members
 from raymsa.store import Store, queries
 from raymsa.target import task_of
 from raymsa.words import visible
@@ -22,7 +23,8 @@ SHOWN = 3  # clips in an error
 @dataclass(frozen=True)
 class Side:
     """One group: its runs that are done, by seed. `asked` is how the person named it, `unfinished` how many of its runs
-    are not done, `repeated` the seeds that were run more than once, of which the newest run counts."""
+    are not done, `repeated` the seeds that were run more than once, of which the newest run counts. `trial`: a search
+    chose it by that very run, and nothing ran its setting with fresh seeds."""
 
     asked: str
     name: str
@@ -33,6 +35,7 @@ class Side:
     seeds: tuple[int, ...]
     unfinished: int
     repeated: tuple[int, ...]
+    trial: bool
 
     @property
     def profile(self) -> str:
@@ -63,22 +66,23 @@ def side(store: Store, asked: str) -> Side:
     if not done:
         states = sorted({row.state for row in rows})
         raise NotFinished(f"{asked}: no run of it is done ({', '.join(states) or 'none has begun'})")
-    digests = sorted({row.data_digest for row in done if row.data_digest})
-    if len(digests) > 1:
-        raise UsageError(f"{asked}: its runs are on different clips (data digests {', '.join(digests)}); name one run")
-    newest = {row.seed: row for row in sorted(done, key=lambda row: (row.finished_at or 0, row.id))}
-    seeds = sorted(newest)
-    first = newest[seeds[0]]
+    found = members(done, _jobs(store, done))
+    if len(found) > 1:
+        digests = ", ".join(sorted({one.data_digest or "not recorded" for one in found}))
+        raise UsageError(f"{asked}: its runs are on different clips (data digests {digests}); name one run")
+    (group,) = found
+    first = group.runs[0]
     return Side(
         asked=asked,
-        name=_name(store, first, len(seeds)),
+        name=_name(store, first, len(group.runs)),
         spec=first.spec,
-        group_key=first.group_key,
-        data_digest=digests[0] if digests else None,
-        runs=tuple(newest[seed].id for seed in seeds),
-        seeds=tuple(seeds),
+        group_key=group.key,
+        data_digest=group.data_digest,
+        runs=tuple(run.id for run in group.runs),
+        seeds=tuple(run.seed for run in group.runs),
         unfinished=sum(row.state not in ("done", "pruned") for row in rows),
-        repeated=tuple(seed for seed in seeds if sum(row.seed == seed for row in done) > 1),
+        repeated=group.repeated,
+        trial=group.trial,
     )
 
 
@@ -174,13 +178,16 @@ def _of_variant(store: Store, job: queries.Job, variant: str) -> list[queries.Ru
 
 
 def _one_setting(job: queries.Job, rows: list[queries.RunRow], name: str) -> list[queries.RunRow]:
-    """Of a search, the runs that confirm a setting, where there are some: its trial was chosen for its luck, too."""
-    if job.spec.get("search"):
-        rows = [row for row in rows if row.seed != job.spec["seeds"][0]] or rows
+    """Of a search, the runs that confirm a setting, where there are some. Raises UsageError for several settings."""
+    rows = confirming(rows, {job.id: job})
     keys = {row.group_key for row in rows}
     if len(keys) > 1:
         raise UsageError(visible(f"{name} holds {len(keys)} settings of a search; name a run or a group's key"))
     return rows
+
+
+def _jobs(store: Store, rows: Sequence[queries.RunRow]) -> dict[str, queries.Job]:
+    return {job.id: job for job in queries.jobs(store, sorted({row.job_id for row in rows}))}
 
 
 def _name(store: Store, row: queries.RunRow, seeds: int) -> str:
