@@ -295,7 +295,7 @@ def test_the_interval_covers_at_its_level(seeds: int, of_seeds: float, by_seed: 
 
 
 def test_simultaneous_intervals_hold_all_differences_at_once() -> None:
-    """Three groups of four seeds, all equally good, in 150 worlds: with 95 % each, all three hold in fewer than 92 %."""
+    """Three groups of four seeds, all equally good, in 150 worlds: with 95 % each, fewer than 92 % have all three."""
     rng, held = np.random.default_rng(9), {simultaneous(0.95, 3): 0, 0.95: 0}
     for world in range(150):
         video_C = np.repeat(np.arange(20), 4)
@@ -303,7 +303,9 @@ def test_simultaneous_intervals_hold_all_differences_at_once() -> None:
         groups = [label_C + rng.normal(0, 1, len(video_C)) + rng.normal(0, 0.1, (4, 1)) for _ in range(3)]
         for level in held:
             found = [
-                compare(scored(a, b, label_C, video_C, True), "mosi", "mae", confidence=level, resamples=100, seed=world)
+                compare(
+                    scored(a, b, label_C, video_C, True), "mosi", "mae", confidence=level, resamples=100, seed=world
+                )
                 for a, b in itertools.combinations(groups, 2)
             ]
             held[level] += all(one.low <= 0 <= one.high for one in found)

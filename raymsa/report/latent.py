@@ -128,8 +128,8 @@ def draw(found: Latent, folder: Path) -> Path:
 def _about(found: Latent) -> str:
     width = found.spaces[0].width
     return (
-        f"run {visible(found.run_id)} ({visible(found.readout)}): {len(found.label_N):,} clips of {found.split}, the last token's "
-        f"{width:,} numbers, {found.distance} distance, {found.permutations:,} permutations"
+        f"run {visible(found.run_id)} ({visible(found.readout)}): {len(found.label_N):,} clips of {found.split}, "
+        f"the last token's {width:,} numbers, {found.distance} distance, {found.permutations:,} permutations"
     )
 
 
