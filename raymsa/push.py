@@ -23,6 +23,10 @@ from raymsa.store import Store, queries, tables
 from raymsa.store.exports import Edit, export
 
 ON_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+# Fields that hold a folder or an address, in a spec, its variants and the choices of its search; and the model's, which
+# may be an id on the Hub as well.
+FOLDERS, MODEL = re.compile(r"\b(raw|shards)(\.|$)"), re.compile(r"\bmodel\.path(\.|$)")
+PATH = re.compile(rf"[/~]|\.\.?[\\/]|[A-Za-z]:[\\/]|{ADDRESS.pattern}", re.IGNORECASE)  # in any other field
 CONFIG, WEIGHTS, HEAD, STATE = "adapter_config.json", "adapter_model.safetensors", "head.safetensors", "state.json"
 SPEC, CARD = "spec.yaml", "README.md"
 LEFT_OUT = (tables.predictions, tables.events, tables.artifacts, tables.waits)  # of the rows: clips, people, machines
@@ -129,10 +133,23 @@ def _without_paths(base_model: str | None) -> Callable[[Any], Any]:
             return [public(part, name) for part in value]
         if base_model and name.endswith("model.path"):
             return base_model
-        local = isinstance(value, str) and "\n" not in value and (value.startswith(("/", "~")) or ADDRESS.match(value))
-        return value.rstrip("/").rsplit("/", 1)[-1] if local else value
+        return _last_part(value) if isinstance(value, str) and _is_path(name, value) else value
 
     return public
+
+
+def _is_path(name: str, value: str) -> bool:
+    """Whether a text is a folder or address of ours: by the field that it is the value of, or by its form."""
+    if FOLDERS.search(name):
+        return True
+    if MODEL.search(name):
+        return ON_THE_HUB.fullmatch(value) is None or value.startswith(".") or Path(value).exists()
+    return "\n" not in value and PATH.match(value) is not None
+
+
+def _last_part(path: str) -> str:
+    """Without the folders before it, and without the name and password of an address."""
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1].rpartition("@")[2]
 
 
 def _public_rows(public: Callable[[Any], Any]) -> Edit:

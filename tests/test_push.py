@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from raymsa import push
 from raymsa.cli import main
 from raymsa.home import run_dir, store_url
 from raymsa.jobfile import load_job
@@ -152,7 +153,7 @@ def test_a_single_seed_is_called_that(store: Store, tmp_path: Path) -> None:
         card = (pushed(tmp_path / "hub") / "README.md").read_text()
     finally:
         with store.write() as connection:
-            connection.execute(tables.runs.update().values(group_key="g"))
+            connection.execute(tables.runs.update().values(group_key=stores.KEY))
     assert "mean ± sd of 1 seeds (1) | 0.500 |" in card and "One seed was trained" in card
 
 
@@ -361,3 +362,41 @@ def test_without_a_login_or_a_name_nothing_is_asked(store: Store, made: Path, hu
     assert ended.returncode == 2 and "`hf auth login`, or set HF_TOKEN" in ended.stderr
     assert "is no repository; give owner/name" in push_to(hub, made, tmp_path / "hub", "--to", "../x y").stderr
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "public"),
+    [
+        ("dataset.raw", "../../ada/secret_project/mosi", "mosi"),
+        ("dataset.shards", "ada/secret/x/", "x"),
+        ("dataset.shards", "s3://key:pw@bucket", "bucket"),
+        ("dataset.raw", "s3://key:pw@bucket/ada/x", "x"),
+        ("model.path", "models/ada/qwen", "qwen"),
+        ("model.path", "./qwen/here", "here"),
+        ("model.path", "Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-7B"),
+        ("model.path", "tiny", "tiny"),
+        ("variants.big.model.path", "C:\\Users\\ada\\qwen", "qwen"),
+        ("search.space.model.path.choice", ["ada/secret/a", "../b", "/home/ada/c", "Qwen/Q", "mine/d"],
+         ["a", "b", "c", "Qwen/Q", "d"]),
+        ("search.space.dataset.raw.choice", ["ada/a"], ["a"]),
+        ("name", "~/ada/x", "x"),
+        ("name", "C:/Users/ada/x", "x"),
+        ("name", "..\\ada\\x", "x"),
+        ("prompt", "sad/happy or both", "sad/happy or both"),
+        ("prompt", "on a scale\n/home", "on a scale\n/home"),
+    ],
+)  # fmt: skip
+def test_no_form_of_a_path_of_this_machine_is_pushed(
+    name: str, value: Any, public: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine/d").mkdir(parents=True)  # like an id on the Hub, and a folder here
+    monkeypatch.chdir(tmp_path)
+    plain: Any = value
+    for part in reversed(name.split(".")):
+        plain = {part: plain}
+    found = push._without_paths(None)(plain)
+    for part in name.split("."):
+        found = found[part]
+    assert found == public
+    dotted = {"search": {"space": {"model.path": {"choice": ["ada/secret/a"]}}}}  # as a search has it
+    assert push._without_paths("owner/base")(dotted)["search"]["space"]["model.path"]["choice"] == ["a"]
