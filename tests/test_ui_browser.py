@@ -1,14 +1,14 @@
 """The page in a real browser: follows, sorts by keyboard, opens a report, and asks nobody else for anything."""
 
 import itertools
+import json
 import time
 from pathlib import Path
 
 import pytest
 
-from raymsa.store import Store
 from tests.jobs import wait_for
-from tests.ui_site import add_job, hostile_store, served, start_training
+from tests.ui_site import add_job, hostile_store, opened, own_home, own_store, start_training  # noqa: F401 (fixtures)
 
 CHROMIUM = Path("/usr/bin/chromium")
 LOOKS = {"wide": {"viewport": {"width": 1280, "height": 900}}, "narrow": {"viewport": {"width": 400, "height": 800}}}
@@ -23,18 +23,6 @@ def chromium():
         opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield opened
         opened.close()
-
-
-@pytest.fixture()
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture()
-def store(home):
-    with Store.open(str(home / "store.db")) as opened:
-        yield opened
 
 
 class Visit:
@@ -64,7 +52,7 @@ class Visit:
 
 def test_the_token_leaves_the_address_and_the_page_opens(home, store, chromium) -> None:
     add_job(store)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         assert visit.page.url == visit.base
         assert visit.page.inner_text("h1") == "Queue"
@@ -75,7 +63,7 @@ def test_the_token_leaves_the_address_and_the_page_opens(home, store, chromium) 
 def test_a_run_is_followed_while_another_process_writes_it(home, store, chromium) -> None:
     job_id = add_job(store, done=False)
     run_id = f"{job_id}-gen-2"
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"runs/{run_id}")
         before = page.get_attribute("#curves .curve", "d")
@@ -94,7 +82,7 @@ def test_a_job_that_is_followed_gets_its_new_runs_and_keeps_what_was_chosen(home
     from tests.ui_site import add_run, train
 
     job_id = add_job(store, done=False)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         box = f"input[value='{job_id}-gen-2']"
@@ -108,7 +96,7 @@ def test_a_job_that_is_followed_gets_its_new_runs_and_keeps_what_was_chosen(home
         assert page.evaluate("document.activeElement.value") == f"{job_id}-gen-2"
         records.set_run_state(store, f"{job_id}-gen-2", "cancelled")
         page.wait_for_selector("#runs .s-cancelled")
-        page.click("text=Compare what is chosen")
+        page.click("text=Compare chosen runs")
         assert page.inner_text("h1") == "Compare"
         assert f"{job_id}-gen-2" in page.inner_text("#compared")
         visit.end()
@@ -118,7 +106,7 @@ def test_a_table_is_sorted_by_keyboard_alone_and_stays_sorted(home, store, chrom
     from tests.ui_site import train
 
     job_id = add_job(store, seeds=4, done=False)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         heading = "#table-runs th:has-text('valid MAE')"
@@ -152,13 +140,13 @@ def test_a_table_is_sorted_by_keyboard_alone_and_stays_sorted(home, store, chrom
 
 def test_rows_are_filtered(home, store, chromium) -> None:
     job_id = add_job(store)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         page.fill("[data-filter=runs]", "GEN")
         assert page.eval_on_selector_all("#runs tr:not([hidden])", "rows => rows.length") == 2
-        page.fill("[data-filter=results-rows]", "disc")
-        assert page.locator("#results-rows tr:visible").count() == 1
+        page.fill("[data-filter=results]", "disc")
+        assert page.locator("#results tbody tr:visible").count() == 1
         page.press("[data-filter=runs]", "Enter")  # is no order to compare
         assert page.inner_text("h1") == "demo"
         visit.end()
@@ -166,7 +154,7 @@ def test_rows_are_filtered(home, store, chromium) -> None:
 
 def test_a_long_table_shows_its_first_rows_sorted_and_all_when_asked(home, store, chromium) -> None:
     job_id = add_job(store, variants=tuple(f"v{n:03}" for n in range(25)), seeds=10, steps=1)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         shown = page.locator("#runs tr:visible")
@@ -188,11 +176,12 @@ def test_a_report_opens_with_its_style_and_without_its_script(home, store, chrom
     folder = home / "reports" / job_id
     folder.mkdir(parents=True)
     style = "<style>h1 { color: rgb(1, 2, 3) }</style>"
-    (folder / "report.html").write_text(f"<!doctype html>{style}<h1>Findings</h1><script>window.hacked = 1</script>")
-    with served(home) as (address, _):
+    (folder / "raymsa-report.json").write_text(json.dumps({"job": job_id}))
+    (folder / "index.html").write_text(f"<!doctype html>{style}<h1>Findings</h1><script>window.hacked = 1</script>")
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
-        page.click("text=report.html")
+        page.click("a:text-is('Report')")
         assert page.inner_text("h1") == "Findings"
         assert page.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(1, 2, 3)"
         assert len(visit.said) == 1 and "Content Security Policy" in visit.said[0]
@@ -202,7 +191,7 @@ def test_a_report_opens_with_its_style_and_without_its_script(home, store, chrom
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_hostile_texts_do_nothing_also_when_they_come_as_news(home, store, chromium, look) -> None:
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address, **LOOKS[look])
         page = visit.go("jobs")
         job_id = hostile_store(store)
@@ -217,7 +206,7 @@ def test_hostile_texts_do_nothing_also_when_they_come_as_news(home, store, chrom
 
 def test_a_page_says_that_the_store_or_the_server_is_away(home, store, chromium, tmp_path) -> None:
     job_id = add_job(store)
-    with served(home) as (address, process):
+    with opened(home) as (address, end):
         visit = Visit(chromium, address)
         page = visit.go(f"jobs/{job_id}")
         (home / "store.db").rename(tmp_path / "elsewhere.db")
@@ -226,7 +215,7 @@ def test_a_page_says_that_the_store_or_the_server_is_away(home, store, chromium,
         (tmp_path / "elsewhere.db").rename(home / "store.db")
         page.wait_for_selector("text=The store is away.", state="detached")
         page.goto(visit.base + "jobs")
-        process.terminate()
+        end()
         page.wait_for_selector("#gone:visible")
         visit.page.context.close()
 
@@ -235,7 +224,7 @@ def test_a_hidden_page_listens_no_more(home, store, chromium) -> None:
     from tests.ui_site import Visitor
 
     assert Visitor(f"sqlite:///{home}/store.db", home).get("/").status_code == 200
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address)
         page = visit.page
         page.wait_for_timeout(300)
@@ -251,7 +240,7 @@ def test_a_hidden_page_listens_no_more(home, store, chromium) -> None:
 
 def test_everything_can_be_read_without_script(home, store, chromium) -> None:
     job_id = add_job(store)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address, java_script_enabled=False)
         page = visit.go(f"jobs/{job_id}")
         assert "constant" in page.inner_text("#results")
@@ -293,7 +282,7 @@ CONTRAST = """() => {
 def test_contrast_landmarks_headings_and_names_are_as_they_should_be(home, store, chromium, scheme) -> None:
     job_id = add_job(store, done=False)
     failed = hostile_store(store)
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         visit = Visit(chromium, address, color_scheme=scheme)
         for path in ("", "jobs", f"jobs/{job_id}", f"jobs/{failed}", f"runs/{job_id}-disc-1", "nothing"):
             page = visit.go(path)
@@ -312,7 +301,7 @@ def test_contrast_landmarks_headings_and_names_are_as_they_should_be(home, store
 
 
 def test_motion_is_left_out_where_it_is_not_wanted(home, store, chromium) -> None:
-    with served(home) as (address, _):
+    with opened(home) as (address, _):
         for wanted, behaviour in (("reduce", "auto"), ("no-preference", "smooth")):
             visit = Visit(chromium, address, reduced_motion=wanted)
             behaviours = visit.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior")

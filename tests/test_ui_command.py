@@ -13,7 +13,7 @@ import pytest
 from raymsa.store import Store
 from tests.jobs import raymsa, start_raymsa, wait_for
 from tests.stores import put
-from tests.ui_site import add_job, served
+from tests.ui_site import add_job, own_home, served  # noqa: F401 (fixtures)
 
 
 def entered(address: str) -> tuple[http.client.HTTPConnection, dict[str, str]]:
@@ -25,12 +25,6 @@ def entered(address: str) -> tuple[http.client.HTTPConnection, dict[str, str]]:
     answer.read()
     assert answer.status == 303
     return connection, {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
-
-
-@pytest.fixture()
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

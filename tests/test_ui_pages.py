@@ -1,7 +1,9 @@
 """What the pages show, from stores of every state, without a browser."""
 
+import json
 import math
 import re
+import shutil
 import threading
 
 import pytest
@@ -9,32 +11,23 @@ import pytest
 from raymsa import queue
 from raymsa.errors import StoreError
 from raymsa.home import job_log, run_dir
+from raymsa.report import sortable
+from raymsa.report.formats import Column, Noted, Sheet
+from raymsa.report.groups import group_tables
 from raymsa.report.results import results
 from raymsa.report.spread import Spread
 from raymsa.store import Store, records
-from raymsa.ui import pages
+from raymsa.ui import groups, kept, logs, pages, reports
 from raymsa.ui.curves import Curves
 from raymsa.ui.words import environment, key, piece, plain
 from tests.jobs import wait_for
 from tests.stores import BACKENDS, fresh_url, put
-from tests.ui_site import Visitor, add_job, add_run, spec, train
+from tests.ui_site import Visitor, add_job, add_run, own_home, own_store, spec, train  # noqa: F401 (fixtures)
 
 
 @pytest.fixture()
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture()
-def store(place):
-    with Store.open(str(place / "store.db")) as opened:
-        yield opened
-
-
-@pytest.fixture()
-def guest(store, place):
-    return Visitor(f"sqlite:///{place}/store.db", place / "reports")
+def guest(store, home):
+    return Visitor(f"sqlite:///{home}/store.db", home / "reports")
 
 
 def words(html: str) -> str:
@@ -130,8 +123,8 @@ def test_a_failed_job_says_why_and_what_to_do(store, guest) -> None:
 
 def test_results_are_read_again_only_when_a_run_is_over(store, guest, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(pages, "results", lambda s, j: asked.append(j) or results(s, j))
-    monkeypatch.setattr(pages, "RESULTS_S", 60)
+    monkeypatch.setattr(groups, "group_tables", lambda s, j: asked.append(j) or group_tables(s, j))
+    monkeypatch.setattr(kept, "PATIENCE_S", 60)
     job_id = add_job(store, done=False)
     known = pages.Known(guest.site.known.reports)
     pages.job(store, job_id, known)
@@ -145,15 +138,22 @@ def test_results_are_read_again_only_when_a_run_is_over(store, guest, monkeypatc
 
 def test_results_that_take_long_keep_no_page_waiting_and_are_read_once(store, guest, monkeypatch) -> None:
     free, asked = threading.Event(), []
-    monkeypatch.setattr(pages, "results", lambda s, j: asked.append(j) or (free.wait(60) and results(s, j)))
-    monkeypatch.setattr(pages, "RESULTS_S", 0.05)
+    monkeypatch.setattr(groups, "group_tables", lambda s, j: asked.append(j) or (free.wait(60) and group_tables(s, j)))
+    monkeypatch.setattr(kept, "PATIENCE_S", 0.05)
     job_id = add_job(store)
     known = pages.Known(guest.site.known.reports)
     for _ in range(3):
         assert "are being read" in pages.job(store, job_id, known).parts["results"]
     free.set()
     wait_for(lambda: "±" in pages.job(store, job_id, known).parts["results"], 60)
-    assert asked == [job_id]
+    assert asked == [[job_id]]
+
+
+def test_only_so_many_things_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr(kept, "MOST", 2)
+    some = kept.Kept()
+    assert [some.of(key, 1, lambda key=key: key * 2) for key in "abca"] == ["aa", "bb", "cc", "aa"]
+    assert len(some._made) == 2
 
 
 def test_of_a_long_table_the_first_rows_are_shown(store, guest, monkeypatch) -> None:
@@ -164,31 +164,51 @@ def test_of_a_long_table_the_first_rows_are_shown(store, guest, monkeypatch) -> 
     assert page.count(f"/runs/{job_id}") == 6
 
 
-def test_a_report_of_a_job_is_linked_and_opens(store, guest, place) -> None:
+def report_in(folder, job_id: str, text: str = "findings") -> None:
+    """A folder as `raymsa report` leaves it."""
+    (folder / "tables").mkdir(parents=True)
+    for name in ("index.html", "job.yaml", "tables/cost & time.md", "tables/cost & time.tex", ".hidden.html"):
+        (folder / name).write_text(text)
+    (folder / "raymsa-report.json").write_text(json.dumps({"raymsa": "report", "job": job_id, "files": []}))
+
+
+def test_a_report_of_a_job_and_its_tables_are_linked_and_open(store, guest, home) -> None:
     job_id = add_job(store, "mine")
     assert "/reports/" not in guest.get(f"/jobs/{job_id}").text
-    for name, text in {job_id: "by its id", "mine": "by its name"}.items():
-        folder = place / "reports" / name
-        folder.mkdir(parents=True)
-        (folder / "my report.html").write_text(text)
-        (folder / ".hidden.html").write_text("no")
+    for name in (job_id, "mine"):
+        report_in(home / "reports" / name, job_id, f"in {name}")
         guest.site.hub._feeds.clear()
-        link = re.search(r'/reports/[^"]+', guest.get(f"/jobs/{job_id}").text)[0]
-        assert guest.get(link).text == text
-        (folder / "my report.html").unlink()
-        (folder / ".hidden.html").unlink()
-        folder.rmdir()
+        links = re.findall(r'/reports/[^"]+', guest.get(f"/jobs/{job_id}").text)
+        assert [link.rpartition(job_id)[2] for link in links] == [
+            "/index.html",
+            "/tables/cost%20%26%20time.md",
+            "/tables/cost%20%26%20time.tex",
+        ]
+        assert {guest.get(link).text for link in links} == {f"in {name}"}
+        shutil.rmtree(home / "reports" / name)
+
+
+def test_the_report_of_another_job_of_the_same_name_is_not_shown(store, guest, home) -> None:
+    older, newer = add_job(store, "mine"), add_job(store, "mine")
+    report_in(home / "reports" / "mine", older)
+    assert "/reports/" in guest.get(f"/jobs/{older}").text
+    assert "/reports/" not in guest.get(f"/jobs/{newer}").text
+    assert guest.get(f"/reports/{newer}/index.html").status_code == 404
+    (home / "reports" / "mine" / "raymsa-report.json").write_text("no mark")
+    guest.site.hub._feeds.clear()
+    assert "/reports/" not in guest.get(f"/jobs/{older}").text
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "x" * 5000, "a\0b"])
-def test_a_jobs_name_never_leads_out_of_the_folder_of_reports(store, place, name) -> None:
+def test_a_jobs_name_never_leads_out_of_the_folder_of_reports(store, home, name) -> None:
     from dataclasses import replace
 
     from raymsa.store import queries
 
     job = replace(queries.job(store, put(store)), id="nosuchid", name=name)
-    (place / "reports" / "a" / "b").mkdir(parents=True)
-    assert pages.report_folder(place / "reports", job) is None
+    report_in(home / "reports" / "a" / "b", "nosuchid")
+    (home / "raymsa-report.json").write_text('{"job": "nosuchid"}')
+    assert reports.folder_of(home / "reports", job) is None
 
 
 # Runs
@@ -215,26 +235,16 @@ def test_a_log_is_shown_from_its_end_and_whole_as_a_file(store, guest) -> None:
     assert whole.text.count("\n") == 10_000
 
 
-def test_a_run_whose_id_leads_elsewhere_has_no_log(store, guest, place, tmp_path) -> None:
+def test_a_run_whose_id_leads_elsewhere_has_no_log(store, guest, home, tmp_path) -> None:
     job_id = add_job(store)
     (tmp_path / "log.txt").write_text("a secret")
     add_run(store, job_id, "../..", "v", 1)
-    (place / "runs").mkdir(exist_ok=True)
+    (home / "runs").mkdir(exist_ok=True)
     for path in ("/runs/..%2F..", "/logs/runs/..%2F..", "/logs/runs/..%2F..?whole=1"):
         request = guest.build_request("GET", "/")
         request.url = request.url.copy_with(raw_path=path.encode())
         assert "a secret" not in guest.send(request).text
-    assert pages._log(run_dir("../..") / "log.txt", 10, 1000, None) == ([], "its log is not under RAYMSA_HOME")
-
-
-def test_runs_and_groups_are_compared_over_each_other(store, guest) -> None:
-    job_id = add_job(store)
-    page = guest.get(f"/compare?group={job_id}disc&run={job_id}-gen-1").text
-    assert page.count('class="curve k0"') == 2 + 1  # two charts, and the legend
-    assert page.count('class="curve k1"') == 2 * 2 + 2  # one look for a group
-    assert "3 runs." in words(page)
-    assert guest.get("/compare").status_code == 404
-    assert "choose runs or groups" in guest.get("/compare").text
+    assert logs.end_of(run_dir("../..") / "log.txt", 10, 1000, None) == ([], "its log is not under RAYMSA_HOME")
 
 
 def test_curves_follow_a_run_and_one_that_went_back_to_its_checkpoint(store) -> None:
@@ -294,12 +304,12 @@ def test_what_is_not_there_is_a_404_in_words(store, guest, path) -> None:
     assert "There is no such" in answer.text
 
 
-def test_a_store_that_is_not_there_yet_is_waited_for(place) -> None:
-    guest = Visitor(f"sqlite:///{place}/store.db", place / "reports")
+def test_a_store_that_is_not_there_yet_is_waited_for(home) -> None:
+    guest = Visitor(f"sqlite:///{home}/store.db", home / "reports")
     answer = guest.get("/jobs")
     assert answer.status_code == 503
     assert "The store is away." in answer.text
-    with Store.open(str(place / "store.db")) as store:
+    with Store.open(str(home / "store.db")) as store:
         job_id = add_job(store)
         guest.site.hub._feeds.clear()  # a second later
         assert job_id in guest.get("/jobs").text
@@ -320,15 +330,34 @@ def test_the_page_cannot_write(backend, tmp_path) -> None:
 
 def test_tables_put_what_is_missing_last_and_round_only_what_is_shown() -> None:
     assert [key(value) for value in (None, math.nan, 0.1, 3)] == ["", "", "0.1", "3.0"]
-    from raymsa.report import sortable
+    columns = (Column("runs", "runs"), Column("mae", "MAE", 3), Column("acc", "acc (%)", 1, 100))
+    rows = (("a", Noted(Spread(0.123456, 0.01, 2), ("one", "two")), 0.5), ("b", None, None))
+    found = sortable.sheet(Sheet("t", columns, rows))
+    assert [column.words for column in found.columns] == ["runs", "MAE", "acc (%)", "notes"]
+    label, mae, acc, notes = found.rows["0"]
+    assert (mae.text, mae.value) == ("0.123 ± 0.010", 0.123456)
+    assert (acc.text, acc.value) == ("50.0", 0.5)
+    assert (label.value, notes.text) == (None, "one; two")
+    assert [math.isnan(cell.value) for cell in found.rows["1"][1:3]] == [True, True]
 
-    cell = sortable._spread("mae", Spread(0.123456, 0.01, 2))
-    assert (cell.text, cell.value) == ("0.123 ± 0.010", 0.123456)
-    assert math.isnan(sortable._spread("mae", None).value)
+
+def test_characters_that_act_or_hide_are_shown_as_what_they_are() -> None:
+    assert plain("\x1b[31m\r\n\tx\x7f") == "\\x1b[31m\\r\n\tx\\x7f"
+    assert plain("abc\u202egnp\u200bexe\ufeff") == "abc\\u202egnp\\u200bexe\\ufeff"
+    assert plain("سلام 👩🏽‍🔬") == "سلام 👩🏽‍🔬"
 
 
-def test_characters_that_act_are_shown_as_pictures() -> None:
-    assert plain("\x1b[31m\r\n\tx\x7f") == "␛[31m␍\n\tx␡"
+def test_names_in_commands_are_quoted(store, guest, monkeypatch) -> None:
+    from raymsa.store import queries, tables
+
+    job_id = put(store, "broken")
+    queue.fail(store, queue.claim(store, "box:1", 60), "x", "user")
+    with store.write() as connection:  # as an import once let in
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = on")
+        connection.execute(tables.jobs.update().values(id="a; rm -r ~"))
+        connection.execute(tables.tasks.update().values(job_id="a; rm -r ~"))
+    assert queries.job(store, "a;").id != job_id
+    assert "raymsa retry &#39;a; rm -r ~&#39;" in guest.get("/jobs/broken").text
 
 
 def test_a_very_long_text_is_in_a_box_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import random
@@ -9,12 +10,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from raymsa import queue
@@ -22,7 +26,7 @@ from raymsa.evaluation.metrics import PROFILES
 from raymsa.home import job_log, run_dir
 from raymsa.jobfile import load_job
 from raymsa.store import Store, records
-from raymsa.ui.app import Site, guarded
+from raymsa.ui.app import Site, guarded, listening, port_of
 from raymsa.ui.security import Door
 from tests.jobs import start_raymsa, wait_for
 from tests.stores import ROOT
@@ -39,6 +43,19 @@ HOSTILE = {
     "emoji": "👩🏽‍🔬 \U0001f6a8",
     "terminal": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
 }
+
+
+@pytest.fixture(name="home")
+def own_home(tmp_path, monkeypatch) -> Path:
+    """A RAYMSA_HOME of the test's own."""
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(name="store")
+def own_store(home) -> Iterator[Store]:
+    with Store.open(str(home / "store.db")) as opened:
+        yield opened
 
 
 @functools.cache
@@ -153,6 +170,25 @@ def served(home: Path, *words: str) -> Iterator[tuple[str, subprocess.Popen[str]
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The page on a socket, served by a thread of this process; gives the address with its token, and what ends it."""
+    door, bound = Door(), listening("127.0.0.1", 0)
+    app = guarded(Site(f"sqlite:///{home}/store.db", home / "reports").app(), door, "127.0.0.1", port_of(bound))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", ws="none"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])), daemon=True)
+
+    def end() -> None:
+        server.should_exit = server.force_exit = True
+        thread.join(30)
+
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port_of(bound)}/?token={door.token}", end
+    finally:
+        end()
 
 
 def steps_for_a_while(url: str, run_id: str, first: int, last: int, every_s: float) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from raymsa.evaluation.criteria import criterion_of
-from raymsa.report import rows
-from raymsa.report.cells import heading, number, spread_text
-from raymsa.report.finals import HEALTH, in_order
-from raymsa.report.results import Results, Row
+from raymsa.report import formats, rows
+from raymsa.report.cells import heading, number
+from raymsa.report.finals import in_order
+from raymsa.report.formats import Noted, Sheet, on_the_left
 from raymsa.report.spread import Spread
 from raymsa.report.status import Status, left_of
 from raymsa.store.overview import JobLine
@@ -41,6 +41,7 @@ class Sortable:
 
 
 MISSING = float("nan")
+SHORT = 8  # characters of a digest
 
 
 def jobs(lines: list[JobLine], now: float) -> Sortable:
@@ -73,24 +74,26 @@ def _run(run: RunRow, now: float) -> tuple[Cell, ...]:
     return Cell(run_id), Cell(run.variant), Cell(str(run.seed), run.seed), Cell(state), Cell(where), *cells
 
 
-def results(found: Results) -> Sortable:
-    """A job's results: one row for each variant, and the constant floor."""
-    health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
-    makers: list[tuple[str, Callable[[Row], Cell]]] = [
-        ("runs", lambda row: Cell(f"{row.finished}/{row.planned}", row.finished)),
-        (f"valid {_words(found.decides)}", lambda row: _spread(found.decides, row.valid)),
-        *((_words(name), _of(name)) for name in found.metrics),
-        *((_words(name), lambda row, name=name: _spread(name, row.health.get(name))) for name in health),
-        ("device min/run", lambda row: _or_dash(row.device_s, lambda s: f"{s / 60:.1f}")),
-        ("peak GiB", lambda row: _or_dash(row.peak_memory_bytes, lambda b: f"{b / 2**30:.2f}")),
-    ]
-    columns = (Column("variant"), *(Column(words, True) for words, _ in makers))
-    made = {row.variant: (Cell(row.variant), *(make(row) for _, make in makers)) for row in found.rows}
-    floor = next((row.constant for row in found.rows if row.constant), None)
-    if floor:
-        names = [None, None, *found.metrics, *[None] * (len(health) + 2)]
-        made["(constant)"] = (Cell("constant"), *(_floor(floor, name) for name in names))
-    return Sortable(columns, made)
+def sheet(found: Sheet) -> Sortable:
+    """Any table, in its order; footnotes stand as words in a last column."""
+    left = on_the_left(found)
+    noted = any(isinstance(cell, Noted) for row in found.rows for cell in row)
+    columns = [Column(c.heading, not words) for c, words in zip(found.columns, left, strict=True)]
+    kinds = list(zip(found.columns, left, strict=True))
+    made = {}
+    for at, row in enumerate(found.rows):
+        cells = [_of_sheet(cell, *kind) for cell, kind in zip(row, kinds, strict=True)]
+        notes = "; ".join(note for cell in row if isinstance(cell, Noted) for note in cell.notes)
+        made[str(at)] = (*cells, *([Cell(notes)] if noted else []))
+    return Sortable((*columns, *([Column("notes")] if noted else [])), made)
+
+
+def _of_sheet(cell: formats.Cell, column: formats.Column, words: bool) -> Cell:
+    plain = cell.cell if isinstance(cell, Noted) else cell
+    text = formats.shown(plain, column)
+    if words or isinstance(plain, str):
+        return Cell("" if plain is None else text)
+    return Cell(text, plain.mean if isinstance(plain, Spread) else MISSING if plain is None else float(plain))
 
 
 def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
@@ -103,34 +106,26 @@ def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
 
 
 def compared(runs: list[RunRow], test: Mapping[str, Mapping[str, float]]) -> Sortable:
-    """Runs beside each other, with their metrics on test."""
+    """Runs beside each other, with their metrics on test; on which clips, where these differ."""
     profiles = [task_of(run.spec).profile for run in runs]
     names = list(dict.fromkeys(name for profile in profiles for name in in_order(profile)))
-    head = ("variant", "seed", "state", "valid", *map(_words, names))
-    columns = (Column("run"), *(Column(words, words not in ("variant", "state")) for words in head))
-    shown = {}
-    for run in runs:
-        valid = None if run.valid_error is None else criterion_of(run.spec).turned(run.valid_error)
-        about = (Cell(run.id), Cell(run.variant), Cell(str(run.seed), run.seed), Cell(run.state))
-        cells = (_or_dash(test[run.id].get(n), lambda v, n=n: number(n, v)) for n in names)  # type: ignore[misc]
-        shown[run.id] = (*about, Cell(rows.valid(run) or "-", _or_missing(valid)), *cells)
-    return Sortable(columns, shown)
+    data = len({run.data_digest for run in runs}) > 1
+    about = ("run", "variant", "seed", "state", *(["data"] if data else []))
+    numbers = ("valid", *map(_words, names))
+    columns = (*(Column(words, words == "seed") for words in about), *(Column(words, True) for words in numbers))
+    return Sortable(columns, {run.id: _compared(run, test[run.id], names, data) for run in runs})
 
 
-def _of(name: str) -> Callable[[Row], Cell]:
-    return lambda row: _spread(name, row.test.get(name))
+def _compared(run: RunRow, test: Mapping[str, float], names: list[str], data: bool) -> tuple[Cell, ...]:
+    valid = None if run.valid_error is None else criterion_of(run.spec).turned(run.valid_error)
+    digest = [Cell((run.data_digest or "unknown")[:SHORT])] if data else []
+    about = (Cell(run.id), Cell(run.variant), Cell(str(run.seed), run.seed), Cell(run.state), *digest)
+    cells = (_or_dash(test.get(n), lambda v, n=n: number(n, v)) for n in names)  # type: ignore[misc]
+    return (*about, Cell(rows.valid(run) or "-", _or_missing(valid)), *cells)
 
 
 def _words(name: str) -> str:
     return heading(name).replace("\n", " ")
-
-
-def _spread(name: str, spread: Spread | None) -> Cell:
-    return Cell(spread_text(name, spread), MISSING if spread is None else spread.mean)
-
-
-def _floor(floor: Mapping[str, float], name: str | None) -> Cell:
-    return Cell("", MISSING) if name is None else Cell(number(name, floor.get(name)), floor.get(name, MISSING))
 
 
 def _or_dash(value: float | None, words: Callable[[float], str]) -> Cell:

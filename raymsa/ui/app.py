@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from raymsa.errors import NotFound, RaymsaError, UsageError
 from raymsa.signals import on_stop
 from raymsa.store import Store, queries
-from raymsa.ui import pages
+from raymsa.ui import compare, groups, logs, pages, reports
 from raymsa.ui.live import AWAY, Feed, Hub, Look, Seen
 from raymsa.ui.security import REPORT, Door, Guard, is_loopback
 from raymsa.ui.source import Source, in_thread
@@ -50,7 +50,8 @@ class Site:
             ("/jobs", "jobs.html", "jobs", self._jobs),
             ("/jobs/{name}", "job.html", "jobs", self._one(pages.job)),
             ("/runs/{name:path}", "run.html", "jobs", self._one(pages.run)),
-            ("/compare", "compare.html", "jobs", self._compare),
+            ("/groups", "groups.html", "groups", lambda request: self._groups),
+            ("/compare", "compare.html", "groups", self._compare),
             ("/logs/{kind}/{name:path}", "log.html", "jobs", self._log),
         ]
         routes: list[Any] = [Route("/reports/{job}/{path:path}", self._report)]
@@ -104,23 +105,26 @@ class Site:
     def _one(self, look: Callable[[Store, str, pages.Known], Seen]) -> Ask:
         return lambda request: partial(look, name=request.path_params["name"], known=self.known)  # type: ignore[call-arg]
 
+    def _groups(self, store: Store) -> Seen:
+        return groups.groups(store, self.known.groups)
+
     def _compare(self, request: Request) -> Callable[[Store], Seen]:
         runs, groups = (tuple(request.query_params.getlist(name)) for name in ("run", "group"))
-        return partial(pages.compare, runs=runs, groups=groups, known=self.known)
+        return partial(compare.compare, runs=runs, groups=groups, known=self.known)
 
     def _log(self, request: Request) -> Callable[[Store], Seen]:
-        return partial(pages.log, kind=request.path_params["kind"], name=request.path_params["name"])
+        return partial(logs.log, kind=request.path_params["kind"], name=request.path_params["name"])
 
     async def _whole_log(self, request: Request) -> Response:
         asked = request.path_params
 
         def found() -> Path:
-            return pages.log_of(self.source.store(), asked["kind"], asked["name"])[1]
+            return logs.log_of(self.source.store(), asked["kind"], asked["name"])[1]
 
         path = await self._asked(found)
         if isinstance(path, Response):
             return path
-        if not pages.is_ours(path) or not path.is_file():
+        if not logs.is_ours(path) or not path.is_file():
             return self._message(404, "There is no such thing", "Nothing was logged here.")
         return FileResponse(path, media_type="text/plain; charset=utf-8")
 
@@ -128,7 +132,7 @@ class Site:
         asked = request.path_params
 
         def found() -> Path | None:
-            return pages.report_folder(self.known.reports, queries.job(self.source.store(), asked["job"]))
+            return reports.folder_of(self.known.reports, queries.job(self.source.store(), asked["job"]))
 
         folder = await self._asked(found)
         if isinstance(folder, Response):

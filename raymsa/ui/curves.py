@@ -1,15 +1,21 @@
-"""The curves of runs, kept between two looks: each look reads what was reported since the last one."""
+"""The curves of runs, kept between two looks: a look reads what was reported since the last one; and charts."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raymsa.evaluation.criteria import criterion_of
+from raymsa.report.chart import Line, chart
 from raymsa.store import Store, queries
 from raymsa.store.queries import RunRow
+from raymsa.ui.words import plain
 
 KEPT = 64  # runs
+LOSS = "loss"
+WORDS = {LOSS: "training loss"}
 Points = list[tuple[float, float]]
 
 
@@ -44,3 +50,25 @@ class Curves:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return {name: list(kept.points.get(name, ())) for name in names}
+
+
+def charts(
+    store: Store, runs: Sequence[RunRow], curves: Curves, kinds: Sequence[int] | None = None
+) -> list[tuple[str, str]]:
+    """(title, picture) of the loss, and of each metric that decides on valid. `kinds` says which runs look alike."""
+    told: dict[str, list[Line]] = {}
+    for one, kind in zip(runs, kinds or [0] * len(runs), strict=True):
+        valid = f"valid_{criterion_of(one.spec).metric}"
+        for name, points in curves.of(store, one, (LOSS, valid)).items():
+            told.setdefault(name, []).append(Line(label(one), points, kind))
+    drawn = [
+        (WORDS.get(name, name.replace("_", " ")), lines)
+        for name, lines in told.items()
+        if any(len(line.points) for line in lines)
+    ]
+    return [(title, chart(title, "step", lines)) for title, lines in drawn]
+
+
+def label(one: RunRow) -> str:
+    """What a run's curve is called."""
+    return f"{plain(one.variant)}, seed {one.seed}"

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -113,8 +113,8 @@ class Guard:
 
     def _enter(self, path: str, query: list[tuple[str, str]]) -> Response:
         """The token goes from the address into the cookie."""
-        # Two slashes at the beginning would name another machine.
-        where = "/" + path.lstrip("/\\") + (f"?{urlencode(query)}" if query else "")
+        # Two slashes at the beginning would name another machine. The path was unquoted: a ? in it is no query.
+        where = quote("/" + path.lstrip("/\\")) + (f"?{urlencode(query)}" if query else "")
         response = RedirectResponse(where, status_code=303)
         response.set_cookie(self._cookie, self._door.token, path="/", httponly=True, samesite="strict")
         return response

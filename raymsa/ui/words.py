@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+import shlex
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,12 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from raymsa.report.rows import short
+from raymsa.report.sortable import Cell, Sortable
+from raymsa.words import visible
 
 HERE = Path(__file__).parent
-# Escapes of terminals and other invisible characters, as the pictures that Unicode has of them; line ends stay.
-CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 LONGEST = 60  # characters of a name in a table
 MOST_ROWS = 200  # of a table at first: a browser takes a second to lay out a thousand
+ROWS_KEPT = 8192  # rows as HTML: of a large table few change between two looks
 
 
 @cache
@@ -37,14 +40,16 @@ def environment() -> Environment:
         "link": link,
         "key": key,
         "sentence": sentence,
+        "shell": lambda text: shlex.quote(str(text)),
         "short": lambda text: short(str(text), LONGEST),
     }
     return made
 
 
 def plain(text: Any) -> str:
-    """A text of others without characters that act."""
-    return str(text).translate(CONTROLS)
+    """A text of others in which nothing hides or acts; its line ends and tabs stay."""
+    said = str(text)
+    return said if said.isprintable() else "".join(c if c in "\n\t" else visible(c) for c in said)
 
 
 def link(text: Any) -> str:
@@ -81,3 +86,24 @@ def pieces(template: str) -> Any:
 def as_html(made: str) -> Markup:
     """Pieces are HTML already: what they were made of was escaped then."""
     return Markup(made)  # noqa: S704
+
+
+def table_rows(table: Sortable, noun: str, box: str = "") -> dict[str, str]:
+    """The rows of a table of jobs or runs as HTML, each with a link, and a box to choose it by if that has a name."""
+    return {name: row_html(name, cells, f"/{noun}s/{link(name)}", (box, name)) for name, cells in table.rows.items()}
+
+
+@lru_cache(ROWS_KEPT)
+def row_html(label: str, cells: tuple[Cell, ...], href: str, box: tuple[str, str]) -> str:
+    """One row. `box` is the name and the value of a box to choose it by, `compare LABEL`; without a name, none."""
+    return str(_row_macro()(label, cells, href, box))
+
+
+@cache
+def _row_macro() -> Any:
+    return pieces("tables.html").row
+
+
+def texts(parts: Mapping[str, Any]) -> dict[str, str]:
+    """What macros made, as plain texts of HTML."""
+    return {name: str(made) for name, made in parts.items()}

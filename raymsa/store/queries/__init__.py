@@ -24,7 +24,7 @@ from raymsa.store.queries.queued import (
     tasks,
     untold,
 )
-from raymsa.store.queries.trained import artifacts, done_on, finished, group, group_key, run, runs
+from raymsa.store.queries.trained import artifacts, done_mark, done_on, finished, group, group_key, run, runs
 
 __all__ = [
     "CANDIDATES",
@@ -40,6 +40,7 @@ __all__ = [
     "awaited",
     "by_epoch",
     "clip_counts",
+    "done_mark",
     "done_on",
     "events",
     "finals",

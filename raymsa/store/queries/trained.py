@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_, true
+from sqlalchemy import func, or_, select, true
 
 from raymsa.store import tables
 from raymsa.store.engine import Store
@@ -45,6 +45,15 @@ def finished(
     wanted = [column.in_(values) for column, values in given if values is not None]
     found = equal_to(table, state="done").where(or_(*wanted) if wanted else true())
     return read_rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
+
+
+def done_mark(store: Store) -> tuple[int, float]:
+    """How many runs are done, and when (UNIX seconds) the last was: it changes when there are others."""
+    table = tables.runs
+    with store.read() as connection:
+        found = select(func.count(), func.max(table.c.finished_at)).where(table.c.state == "done")
+        count, ended_at = connection.execute(found).one()
+    return count, ended_at or 0.0
 
 
 def group(store: Store, group_key: str) -> list[RunRow]:

@@ -4,6 +4,7 @@
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 const DELAY_MS = 400; // between two news, at least: a page that is redrawn all the time cannot be read
 const sorted = new Map(); // table id -> {column, descending}: also for tables that come anew
+const whole = new Set(); // ids of long tables of which all rows are asked for
 
 const element = (id) => document.getElementById(id);
 
@@ -49,15 +50,15 @@ function limit(body) {
   const button = document.querySelector(`[data-all="${CSS.escape(body.id)}"]`);
   if (!button) return;
   const rows = [...body.rows].filter((row) => !row.hidden);
-  const most = body.dataset.most ? Number(body.dataset.most) : rows.length;
+  const most = whole.has(body.id) ? rows.length : Number(body.dataset.most);
   rows.forEach((row, at) => row.classList.toggle("more", at >= most));
   button.hidden = rows.length <= most;
   button.textContent = `Show ${rows.length - most} more rows`;
 }
 
-function showAll(button) {
-  const body = element(button.dataset.all);
-  delete body.dataset.most;
+function showAll(id) {
+  const body = element(id);
+  whole.add(id);
   limit(body);
   body.rows[0]?.querySelector("a, input")?.focus();
 }
@@ -98,15 +99,15 @@ function makeSortable(table) {
 
 function filter(input) {
   const words = input.value.trim().toLowerCase();
-  for (const row of element(input.dataset.filter)?.rows ?? []) {
-    row.hidden = words !== "" && !row.textContent.toLowerCase().includes(words);
+  const within = element(input.dataset.filter); // a table's rows, or a part with several tables
+  for (const body of within?.tagName === "TBODY" ? [within] : (within?.querySelectorAll("tbody") ?? [])) {
+    for (const row of body.rows) row.hidden = words !== "" && !row.textContent.toLowerCase().includes(words);
+    limit(body);
   }
-  const body = element(input.dataset.filter);
-  if (body) limit(body);
 }
 
-function filterRows(id) {
-  document.querySelectorAll(`[data-filter="${CSS.escape(id)}"]`).forEach(filter);
+function filterAll() {
+  document.querySelectorAll("[data-filter]").forEach(filter);
 }
 
 // News
@@ -144,7 +145,7 @@ function replace(target, html) {
   const atEnd = !log || log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
   morphChildren(target, made.content);
   target.querySelectorAll("table[data-sortable]").forEach(makeSortable);
-  target.querySelectorAll("tbody[id]").forEach(({ id }) => filterRows(id));
+  target.querySelectorAll("tbody[data-most]").forEach(limit);
   if (atEnd) target.querySelectorAll("pre.log").forEach(toEnd);
 }
 
@@ -181,8 +182,8 @@ function take(news) {
   for (const id of bodies) {
     const table = element(id)?.closest("table");
     if (table) order(table);
-    filterRows(id);
   }
+  filterAll();
 }
 
 // A connection while the page is seen: a browser has but six for all its pages of one server.
@@ -229,10 +230,8 @@ function rest() {
 
 document.documentElement.classList.add("scripted");
 document.querySelectorAll("table[data-sortable]").forEach(makeSortable);
-document.querySelectorAll("[data-all]").forEach((button) => {
-  limit(element(button.dataset.all));
-  button.addEventListener("click", () => showAll(button));
-});
+document.querySelectorAll("tbody[data-most]").forEach(limit);
+document.addEventListener("click", ({ target }) => target.dataset?.all && showAll(target.dataset.all));
 document.querySelectorAll("[data-filter]").forEach((input) => {
   input.addEventListener("input", () => filter(input));
   input.addEventListener("keydown", (event) => event.key === "Enter" && event.preventDefault());
