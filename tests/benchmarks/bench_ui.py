@@ -59,7 +59,8 @@ def main() -> None:
             large, live = fill(store, args.runs, args.steps)
             print(f"{args.runs:,} runs of {args.steps} steps, {os.cpu_count()} cores")
             measure(url, large, live)
-            watch(store, url, live, args.updates)
+            if args.updates:
+                watch(store, url, live, args.updates)
 
 
 def fill(store: Store, runs: int, steps: int) -> tuple[str, str]:
@@ -77,6 +78,7 @@ def fill(store: Store, runs: int, steps: int) -> tuple[str, str]:
                 for name in ("loss", "clips_per_s", "valid_mae")[: 3 if step % 10 == 0 else 2]
             ]
             connection.execute(tables.steps.insert(), rows)
+        connection.execute(tables.runs.update().values(step=steps, steps_total=steps))
     return large, live
 
 
@@ -111,7 +113,8 @@ def measure(url: str, large: str, live: str) -> None:
         "job of 50 runs": f"jobs/{live}",
         f"job of {large_runs(url, large)} runs": f"jobs/{large}",
         "run": f"runs/{live}-a-1",
-        "compare 50 runs": "compare?" + "&".join(f"group={live}{v}" for v in "abcdefghij"),
+        "all groups": "groups",
+        "50 runs over each other": "compare?" + "&".join(f"group={live}{v}" for v in "abcdefghij"),
     }
     print("| page | first paint, ms | again | table sorted, ms |\n|---|---|---|---|")
     with server(url) as (address, _), browser() as opened:
