@@ -160,3 +160,14 @@ def test_runs_and_groups_are_drawn_over_each_other(store, guest) -> None:
     assert "3 runs." in words(page)
     assert guest.get("/compare").status_code == 404
     assert "choose runs or groups" in guest.get("/compare").text
+
+
+def test_of_a_seed_that_was_run_twice_the_newest_counts_and_the_page_says_so(store, guest) -> None:
+    older, newer = finished(store, made.small(), name="one"), finished(store, made.small(), name="again")
+    assert older[0].group_key == newer[0].group_key
+    page = guest.get(f"/compare?group={older[0].group_key}&group={older[-1].group_key}").text
+    assert "4 runs; 4 more of these groups do not count" in words(page)
+    assert [row.split()[0] for row in rows_of(page) if row.split()[0].endswith(("-1", "-2"))] == [
+        run.id for run in newer
+    ]
+    assert "seeds 1, 2 were run more than once; the newest run counts" in words(page)

@@ -11,6 +11,7 @@ from raymsa.report import sortable
 from raymsa.report.compare import comparison
 from raymsa.report.compare_sheets import sheets
 from raymsa.report.finals import completed
+from raymsa.report.members import members
 from raymsa.store import Store, queries
 from raymsa.store.queries import RunRow
 from raymsa.target import task_of
@@ -27,7 +28,9 @@ SIDES = 6  # groups or runs that are tested against each other; each pair takes 
 def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known: Known) -> Seen:
     """Curves of runs over each other, coloured by group, their numbers, and the differences of their groups."""
     found = {one.id: one for name in runs for one in [queries.run(store, name)]}
-    found |= {one.id: one for key in groups for one in queries.group(store, key)}
+    whole = {one.id: one for key in groups for one in queries.group(store, key)}
+    counted = _counted(store, list(whole.values()))
+    found |= {one.id: one for one in counted}
     if not found:
         raise UsageError("nothing to compare: choose runs or groups on the page of a job, or of all groups")
     shown = list(found.values())[:MOST]
@@ -37,12 +40,22 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
     legend = [(kind, label(one), one.id) for one, kind in zip(shown, kinds, strict=True)]
     parts = {
         "curves": make.curves(charts(store, shown, known.curves, kinds), legend),
-        "said": make.compare_said(len(shown), len(found), _digests(shown)),
+        "said": make.compare_said(len(shown), len(found), len(whole) - len(counted), _digests(shown)),
         "differences": _differences(store, sides, _version(found.values()), known),
     }
     table = sortable.compared(shown, _test(store, shown))
     facts = {"columns": table.columns, "command": f"raymsa compare {shlex.join(sides)}" if len(sides) > 1 else ""}
     return Seen("Compare", facts, texts(parts), {"compared": table_rows(table, "run")})
+
+
+def _counted(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
+    """The runs of groups, by seed: those that are done and count, and those that are not done."""
+    jobs = {job.id: job for job in queries.jobs(store, sorted({one.job_id for one in rows}))}
+    done = members([one for one in rows if one.state == "done"], jobs)
+    open_ = [one for one in rows if one.state not in ("done", "pruned")]
+    order = list(dict.fromkeys(one.group_key for one in rows))
+    kept = [*(one for group in done for one in group.runs), *open_]
+    return sorted(kept, key=lambda one: (order.index(one.group_key), one.seed))
 
 
 def _sides(found: Sequence[RunRow], runs: Sequence[str]) -> list[str]:
