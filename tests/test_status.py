@@ -189,6 +189,20 @@ def test_a_failed_run_shows_its_cause_in_words_and_the_last_lines_of_its_log(sto
     assert failure.log_at == str(folder / "log.txt")
 
 
+def test_of_many_failed_runs_the_first_logs_are_read_and_of_the_others_it_is_said_where_they_are(
+    store, monkeypatch
+) -> None:
+    monkeypatch.setattr(report, "LOGS", 1)
+    job_id = running(store, "a", "b")
+    for run_id in "ab":
+        run_dir(run_id).mkdir(parents=True, exist_ok=True)
+        (run_dir(run_id) / "log.txt").write_text("last words\n")
+        records.fail_run(store, run_id, "the loss is NaN", "diverged")
+    first, second = report.status(store, job_id).failures
+    assert (first.log, second.log) == (["last words"], [])
+    assert second.log_at == str(run_dir("b") / "log.txt")
+
+
 def test_status_prints_all_of_it_and_json_holds_all_of_it(store, monkeypatch) -> None:
     import json
 

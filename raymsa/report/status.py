@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from raymsa.words import duration, moment
 
 LAST_LINES = 8  # of a failed run's log
 LOG_BYTES = 64 * 1024  # read from its end
+LOGS = 20  # logs of failed runs that are read; of a thousand nobody reads more, and each look at the page asks
 CLAIMED_S = 5.0  # a driver that is idle takes a task sooner than that
 ADVICE = {"failed": "retry", "cancelled": "retry", "paused": "resume"}
 
@@ -144,7 +146,7 @@ def _task_waits(store: Store, job: Job, tasks: list[Task], now: float) -> dict[s
 def _waits_for(store: Store, job: Job, task: Task, now: float) -> str:
     """What one task waits for, if it is not another one of its job."""
     if task.state == "paused":
-        return f"somebody to go on with it: raymsa resume {job.id}"
+        return f"somebody to go on with it: raymsa resume {shlex.quote(job.id)}"
     if task.state == "running":
         return _ends(task, now)
     if task.state != "queued":
@@ -170,7 +172,7 @@ def stuck(store: Store, job_id: str) -> str:
 
 def _other(store: Store, other: Task) -> str:
     name = queries.job(store, other.job_id).name
-    advice = f": raymsa {ADVICE[other.state]} {other.job_id}" if other.state in ADVICE else ""
+    advice = f": raymsa {ADVICE[other.state]} {shlex.quote(other.job_id)}" if other.state in ADVICE else ""
     return f"{other.kind} of job {other.job_id} ({name}), which is {other.state}{advice}"
 
 
@@ -210,7 +212,8 @@ def _run_wait(run: RunRow, begun: float, now: float) -> str:
 
 def _run_failures(runs: list[RunRow]) -> list[Failure]:
     failed = [run for run in runs if run.state in ("failed", "queued") and run.error]
-    logs = [_log(run_dir(run.id) / "log.txt", (run.place or "").partition(" ")[0]) for run in failed]
+    logs = [_log(run_dir(run.id) / "log.txt", (run.place or "").partition(" ")[0]) for run in failed[:LOGS]]
+    logs += [([], str(run_dir(run.id) / "log.txt")) for run in failed[LOGS:]]
     return [_failure(run, run.id, run.failures, log) for run, log in zip(failed, logs, strict=True)]
 
 
