@@ -76,18 +76,17 @@ def best_row(store: Store, job_id: str) -> str | None:
 
     from rich.console import Console
 
-    from raymsa.evaluation.metrics import CRITERIA
-    from raymsa.report.results import results
-    from raymsa.report.tables import render
+    from raymsa.report.group_sheets import sheets
+    from raymsa.report.groups import group_tables
+    from raymsa.report.screen import render_sheet
 
-    found = results(store, job_id)
-    scored = [row for row in found.rows if row.finished and row.valid is not None]
-    if not scored:
+    tables = group_tables(store, [job_id])
+    own = [group for group in tables[0].groups if group.valid is not None and not group.rivals] if tables else []
+    if not own:
         return None
-    rule = CRITERIA[found.profile]
-    best = min(scored, key=lambda row: rule.turned(row.valid.mean) if row.valid else 0.0)
+    (best,) = sheets([replace(tables[0], groups=tuple(own[:1]))])
     page = io.StringIO()
-    render(replace(found, rows=(best,), unfinished=()), Console(file=page, width=COLUMNS, highlight=False))
+    render_sheet(best, Console(file=page, width=COLUMNS, highlight=False))
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines() if line.strip())
 
 

@@ -28,6 +28,7 @@ from tests import stores
 TRACKERS = ["mlflow", "tensorboard", "wandb"]
 SPEC = {
     "name": "demo",
+    "dataset": {"name": "clips"},
     "train": {"lora_lr": 2e-4, "epochs": 3},
     "seeds": [1],
     "search": None,
@@ -127,6 +128,7 @@ def test_mlflow_reads_parameters_metrics_over_steps_states_and_groups(store: Sto
     assert [m.timestamp for m in history] == [int(at * 1000) for at in at_of(store, f"{job_id}-disc-1")]
     assert math.isnan(client.get_metric_history(first.info.run_id, "grad_norm")[1].value)
     assert (first.data.metrics["test/mae"], first.data.metrics["valid/mae"]) == (0.5, 0.75)
+    assert first.data.metrics["test/acc2_has0"] == 0.0  # younger than the run, from its prediction
     assert math.isnan(first.data.metrics["test/corr"])
     tags = {
         name: first.data.tags[f"raymsa.{name}"] for name in ("job", "group", "data_digest", "version.torch", "state")
@@ -154,10 +156,15 @@ def test_a_database_that_is_none_is_one_line(store: Store, tmp_path: Path) -> No
 
 def test_mlflow_names_that_it_does_not_take_are_told_apart(store: Store, tmp_path: Path) -> None:
     job_id = stores.put(store, "demo")
-    add(store, job_id, "r1", 1, spec={"a:b": 1, "a?b": 2, "..": 3, "": 4, "x/../y": 5, "o" * 400: 6})
+    strange = {"a:b": 1, "a?b": 2, "..": 3, "": 4, "x/../y": 5, "o" * 400: 6}
+    add(store, job_id, "r1", 1, spec={**strange, "dataset": {"name": "clips"}})
     export(store, "mlflow", tmp_path / "ml", "r1")
     params = mlflow_runs(tmp_path / "ml")["r1"].data.params
-    assert sorted(params.values()) == ["1", "2", "3", "4", "5", "6"] and params["a_b"] == "1" and params["a_b_2"] == "2"
+    assert (
+        sorted(params.values()) == ["1", "2", "3", "4", "5", "6", "clips"]
+        and params["a_b"] == "1"
+        and params["a_b_2"] == "2"
+    )
 
 
 # TensorBoard, by its event reader
@@ -336,7 +343,7 @@ def test_exported_twice_nothing_is_doubled_and_what_has_changed_is_replaced(
 def test_hostile_words_are_text(kind: str, store: Store, tmp_path: Path) -> None:
     job_id = stores.put(store, HOSTILE["script"] + HOSTILE["long"])
     run_id = "r <b>: =1 " + HOSTILE["rtl"] + HOSTILE["long"]
-    add(store, job_id, run_id, 1, variant="'\"=a", spec=HOSTILE, group_key="g'`\"; DROP")
+    add(store, job_id, run_id, 1, variant="'\"=a", spec={**HOSTILE, "dataset": {}}, group_key="g'`\"; DROP")
     records.start_run(store, run_id, versions={"=x": HOSTILE["escape"]})
     records.record_steps(store, run_id, [stores.entry(1, {"<b>": 1.0, "loss": 1.0})])
     clip = {

@@ -15,14 +15,15 @@ from sqlalchemy import event
 from raymsa.errors import NotFound, UsageError
 from raymsa.evaluation.metrics import constant_scores, measure
 from raymsa.queue import NewTask, put
-from raymsa.report.formats import WRITERS, Sheet, markdown, write
-from raymsa.report.group_sheets import check_metrics, sheets
+from raymsa.report.formats import WRITERS, Sheet, csv_text, markdown, write
+from raymsa.report.group_sheets import check_metrics, one_sheet, sheets
 from raymsa.report.groups import Group, as_json, extremes, group_tables
 from raymsa.report.literature import Literature
 from raymsa.report.screen import render_sheet
 from raymsa.report.spread import Spread
 from raymsa.spec import validate
 from raymsa.store import Store, queries, records
+from tests.made_up_runs import confirmed_search
 from tests.stores import BACKENDS, fresh_url
 from tests.test_formats import HOSTILE
 
@@ -150,7 +151,7 @@ def test_a_row_has_its_seeds_its_best_and_worst_one_and_what_it_cost(store: Stor
     row = lines(sheet(store))["disc"]
     assert (row["seeds"], row["group"]) == ("3", "aaaaaaaa")
     assert (row["best mae"], row["best seed"], row["worst mae"], row["worst seed"]) == ("0.300", "2", "0.700", "3")
-    assert row["clips/s"] == "22.0 ± 1.0"
+    assert row["clips/s"] == "17.0 ± 1.0"  # of each run the median
     assert row["device h/run"] == "1.000 ± 0.500"
     assert row["peak GiB"] == "3.00"
 
@@ -229,7 +230,7 @@ def test_what_is_not_finished_is_in_no_group(store: Store) -> None:
 def test_other_datasets_targets_and_rules_are_other_tables(store: Store) -> None:
     voice = {**SIMS, "task": {**SIMS["task"], "target": "label_A"}}
     for name, dataset in (("a", MOSI), ("b", SIMS), ("c", MOODS), ("d", voice)):
-        run(store, submit(store, name, dataset), score=MOOD)
+        run(store, submit(store, name, dataset), score=MOOD, key=name * 16)
     found = [(table.dataset, table.profile, table.target) for table in group_tables(store)]
     assert found == [
         ("ch_sims", "sims", "label_A"),
@@ -277,8 +278,19 @@ def test_the_trials_of_a_search_are_marked_and_step_back_behind_what_was_confirm
 def test_a_trial_is_not_averaged_with_the_seeds_of_a_plain_job(store: Store) -> None:
     run(store, submit(store, "s", search=SEARCH, seeds=[1]), 1)
     run(store, submit(store, "plain"), 2)
-    (table,) = group_tables(store)
-    assert sorted((group.trial, len(group.seeds)) for group in table.groups) == [(False, 1), (True, 1)]
+    group = only(store)
+    assert ([seed.seed for seed in group.seeds], group.trial) == ([2], False)
+
+
+def test_a_plain_job_with_the_seed_that_chose_its_settings_says_so(store: Store) -> None:
+    run(store, submit(store, "s", search=SEARCH, seeds=[1]), 1)
+    plain = submit(store, "plain")
+    for seed in (1, 2):
+        run(store, plain, seed)
+    for asked in ((), (plain,)):
+        group = only(store, *asked)
+        assert ([seed.seed for seed in group.seeds], group.tried) == ([1, 2], (1,))
+    assert "a search tried these settings with seed 1, too" in " ".join(on_screen(sheet(store)).split())
 
 
 # Collapsed
@@ -288,25 +300,47 @@ def test_a_group_no_better_than_the_constant_is_collapsed_in_words(store: Store)
     job = submit(store)
     run(store, job, 1, score=[-label for label in LABEL])
     run(store, job, 2, score=[-label for label in LABEL])
-    assert only(store).no_better
-    written = on_screen(sheet(store))
-    assert "disc (collapsed) [1]" in written
-    assert "[1] collapsed: the mean test mae 2.450 is no better than the constant predictor's 1.275" in written
+    assert only(store).collapse.mean is not None
+    written = " ".join(on_screen(sheet(store)).split())
+    assert "disc (collapsed) [1,2,3]" in written
+    reason = "has a test mae of 2.450, no better than the constant predictor's 1.275"
+    assert f"[1] collapsed: seed 1 {reason} [2] collapsed: seed 2 {reason} [3] collapsed: the mean {reason}" in written
 
 
 def test_one_good_seed_does_not_hide_the_one_that_says_the_same_of_all_clips(store: Store) -> None:
     job = submit(store)
     run(store, job, 1, 0.1)
     run(store, job, 2, score=[0.25] * 8)
-    group = only(store)
-    assert not group.no_better
-    assert [seed.one_value for seed in group.seeds] == [None, 0.25]
-    assert "collapsed: seed 2 predicts one value (0.25) for all test clips" in on_screen(sheet(store))
+    found = only(store).collapse
+    assert found.mean is None
+    assert [(one.seed, one.one_value) for one in found.seeds] == [(2, 0.25)]
+    shown = on_screen(sheet(store))
+    assert "disc (collapsed: 1 of 2 seeds) [1]" in shown
+    assert "collapsed: seed 2 predicts one value (0.25) for all test clips" in shown
+
+
+def test_one_seed_that_is_worse_than_the_constant_is_said_although_the_mean_is_better(store: Store) -> None:
+    job = submit(store)
+    for seed in (1, 2, 3):
+        run(store, job, seed, 0.1)
+    run(store, job, 4, score=[-label for label in LABEL])
+    found = only(store).collapse
+    assert (found.words, found.mean) == ("collapsed: 1 of 4 seeds", None)
+    (reason,) = found.reasons()
+    assert reason == "collapsed: seed 4 has a test mae of 2.450, no better than the constant predictor's 1.275"
+
+
+def test_a_search_by_correlation_is_judged_by_what_chooses_epochs(store: Store) -> None:
+    """A constant prediction has no correlation: its floor would be NaN."""
+    confirmed_search(store)
+    (table,) = group_tables(store)
+    assert table.decides == "corr"
+    assert [group.collapse.words for group in table.groups] == [""]
 
 
 def test_the_constant_itself_is_no_better_than_the_constant(store: Store) -> None:
     run(store, submit(store), 1, score=[0.2] * 8)
-    assert only(store).no_better
+    assert only(store).collapse.words == "collapsed"
 
 
 def test_a_classifier_that_says_one_class_is_collapsed_and_one_by_chance_is_not(store: Store) -> None:
@@ -320,8 +354,8 @@ def test_a_classifier_that_says_one_class_is_collapsed_and_one_by_chance_is_not(
 
 def test_nan_scores_are_collapsed_too(store: Store) -> None:
     run(store, submit(store), 1, score=[math.nan] * 8)
-    assert only(store).no_better
-    assert "test mae nan is no better" in on_screen(sheet(store))
+    assert only(store).collapse.words == "collapsed"
+    assert "test mae of nan, no better" in on_screen(sheet(store))
 
 
 def test_a_good_group_is_not_marked(store: Store) -> None:
@@ -347,6 +381,33 @@ def test_the_text_only_group_on_the_same_clips_is_shown_unasked(store: Store) ->
     shown = on_screen(sheet(store, mine))
     assert "words disc (text only) [1]" in shown
     assert "of 2 such groups the best on valid" in shown
+
+
+def test_a_text_only_group_on_other_shards_stands_beside_where_the_test_clips_are_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a job that needs no sound and picture are prepared without them: they have another digest."""
+    mine = submit(store, "mine")
+    run(store, mine)
+    run(store, submit(store, "words"), key="c" * 16, data="data2", **TEXT)
+    monkeypatch.setattr("tests.test_groups.LABEL", [label / 2 for label in LABEL])
+    run(store, submit(store, "other"), key="d" * 16, data="data3", valid=0.1, **TEXT)
+    (table,) = group_tables(store, [mine])
+    assert [(group.key[0], group.rivals, group.other_shards) for group in table.groups] == [
+        ("a", 0, False),
+        ("c", 1, True),
+    ]
+    shown = " ".join(on_screen(sheet(store, mine)).split())
+    assert "other runs from other shards (data data2), of which test has the same clips and labels" in shown
+
+
+def test_a_text_only_group_on_the_same_shards_is_preferred(store: Store) -> None:
+    mine, words = submit(store, "mine"), submit(store, "words")
+    run(store, mine)
+    run(store, words, key="c" * 16, data="data2", valid=0.1, **TEXT)
+    run(store, words, key="d" * 16, valid=0.5, **TEXT)
+    (table,) = group_tables(store, [mine])
+    assert [group.key[0] for group in table.groups if group.rivals] == ["d"]
 
 
 def test_each_set_of_clips_has_a_text_only_baseline_of_its_own(store: Store) -> None:
@@ -395,13 +456,28 @@ def test_the_same_table_comes_from_every_kind_of_store(backend: str, tmp_path: P
         run(store, submit(store, "words"), key="B" * 16, valid=0.1, **TEXT)
         (table,) = group_tables(store, [mine])
         assert [group.key[0] for group in table.groups] == ["B", "a"]
-        assert [seed.one_value for seed in table.groups[1].seeds] == [None, 0.25]
+        assert [one.one_value for one in table.groups[1].collapse.seeds] == [0.25]
         assert table.groups[1].clips_per_s == Spread(12.5, None, 1)
         assert queries.group_key(store, "BB") == "B" * 16
         assert queries.clip_counts(store, [told, "none"], "test") == {told: 8}
 
 
 # Tables
+
+
+def test_csv_of_several_datasets_is_one_table_that_names_them(store: Store) -> None:
+    for name, dataset in (("a", MOSI), ("c", MOODS)):
+        run(store, submit(store, name, dataset), score=MOOD if dataset == MOODS else None, key=name * 16)
+    text = csv_text(one_sheet(group_tables(store)))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["dataset"], row["profile"], row["target"], row["label"]) for row in rows] == [
+        ("moods", "classes", "", "disc"),
+        ("moods", "classes", "", "constant (most frequent class)"),
+        ("mosi", "mosi", "", "disc"),
+        ("mosi", "mosi", "", "constant (train median)"),
+    ]
+    assert (rows[0]["test_f1"], rows[0]["test_mae"]) == ("1.0", "")
+    assert rows[0].keys() == rows[2].keys()
 
 
 def test_metric_chooses_the_columns_and_what_best_and_worst_mean(store: Store) -> None:
@@ -420,7 +496,7 @@ def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
 
 def test_a_metric_of_another_profile_leaves_its_table_as_short_as_it_is(store: Store) -> None:
     run(store, submit(store, "a", MOSI))
-    run(store, submit(store, "b", SIMS))
+    run(store, submit(store, "b", SIMS), key="b" * 16)
     sims, mosi = sheets(group_tables(store), ["acc7"])
     assert "test_acc7" in [column.name for column in mosi.columns]
     assert "test_acc7" not in [column.name for column in sims.columns]
@@ -502,7 +578,7 @@ def test_published_rows_stand_below_ours_and_a_foreign_acc2_has_its_own_column_a
     assert shown["TFN"]["f1 nonzero (%)"] == "79.0"
     assert shown["TFN"]["acc2 by another rule (%)"].startswith("79.1 \\[")
     written = markdown(made)
-    assert "Acc-2 (and F1): the source does not say by which rule" in written
+    assert "Acc-2: the source does not say by which rule" in written
     assert "published, not measured here: a paper" in written
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from raymsa.errors import SpecError, UsageError
 from raymsa.jobfile import load_dataset
-from raymsa.report.literature import FOLDER, Literature, chosen_words, in_our_units, known, load
+from raymsa.report.literature import FOLDER, Literature, PublishedRow, chosen_words, in_our_units, known, load
 from raymsa.store import Store, queries, records
 from tests.test_cli import call, finish, open_store, submit
 from tests.test_groups import run
@@ -118,9 +118,19 @@ def test_percents_become_shares_as_ours_are() -> None:
     found = in_our_units(row_of("mosi", "Qwen2.5-Omni readout, all seeds"), "mosi")
     assert (found.test["acc7"].mean, found.test["acc7"].sd) == (pytest.approx(0.523), pytest.approx(0.009))
     assert found.test["mae"].sd == 0.014
-    assert found.foreign["acc2"].sd == pytest.approx(0.007)
+    assert found.foreign["acc2"][0].sd == pytest.approx(0.007)
     sims = in_our_units(row_of("sims", "CAGMamba"), "sims")
-    assert (sims.test["acc2"].mean, sims.foreign, sims.rule) == (pytest.approx(0.8313), {}, None)
+    assert (sims.test["acc2"].mean, sims.foreign) == (pytest.approx(0.8313), {})
+
+
+def test_acc2_and_f1_by_different_rules_have_a_footnote_each() -> None:
+    row = PublishedRow(method="x", source="paper", acc2={"unknown": 80}, f1={"sims": 81, "has0": 79})
+    found = in_our_units(row, "mosi")
+    assert {name: note for name, (_, note) in found.foreign.items()} == {
+        "acc2": "Acc-2: the source does not say by which rule",
+        "f1": "F1: by the rule of CH-SIMS, where 0 is negative, which is not this dataset's",
+    }
+    assert found.test["f1_has0"].mean == 0.79
 
 
 def test_a_file_is_found_by_name_from_anywhere_and_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +228,7 @@ def test_a_group_is_asked_for_by_the_beginning_of_its_key(home: Path, tmp_path: 
     assert shown.exit_code == 0
     heading, disc, constant = csv.reader(io.StringIO(shown.stdout))
     assert dict(zip(heading, disc, strict=True))["group"] == one.group_key[:8]
-    assert constant[0] == "constant (train median)"
+    assert dict(zip(heading, constant, strict=True))["label"] == "constant (train median)"
     missing = call("results", "zzz")
     assert (missing.exit_code, missing.stderr) == (102, "error: no job or group 'zzz' in the store\n")
 
@@ -237,7 +247,9 @@ def test_a_hostile_name_and_error_are_text_on_a_terminal(home: Path) -> None:
         assert shown.count(r"[bold]x\x1b[2J\u202e:smile:") >= 1 + 4 * len(words)
 
 
-@pytest.mark.parametrize(("how", "begins"), [("markdown", "**"), ("latex", "% needs"), ("csv", "label,group,seeds")])
+@pytest.mark.parametrize(
+    ("how", "begins"), [("markdown", "**"), ("latex", "% needs"), ("csv", "dataset,target,profile,label,group")]
+)
 def test_every_format_goes_to_stdout_alone(home: Path, tmp_path: Path, how: str, begins: str) -> None:
     job_id = filled(home, tmp_path)
     result = call("results", job_id, "--format", how)

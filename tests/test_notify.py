@@ -17,9 +17,10 @@ from raymsa.cli import main
 from raymsa.driver import Driver
 from raymsa.errors import UsageError
 from raymsa.jobfile import load_job
-from raymsa.store import Store, queries
+from raymsa.store import Store, queries, tables
 from raymsa.supervise import NOTIFY, Options, Supervisor
 from tests.jobs import job_file
+from tests.made_up_runs import confirmed_search
 from tests.stores import put
 from tests.test_report import enter, finish, submit
 
@@ -150,8 +151,20 @@ def test_the_best_row_is_that_of_valid_with_its_heading(store) -> None:
     finish(store, enter(store, job_id, "b", 1), 0.5, 0.4)
     told = notify.message(store, job_id)["best"]
     assert "mean ± sd over seeds" in told
-    assert "b-g-1" in told
-    assert "a-g-1" not in told
+    assert [line.split()[0] for line in told.splitlines()[-2:]] == ["b", "constant"]
+    assert " 0.500 " in told and " 0.100 " not in told
+
+
+def test_the_best_row_of_a_search_by_correlation_is_the_highest(store) -> None:
+    job_id, *_ = confirmed_search(store)
+    with store.write() as connection:
+        group = tables.runs.update().where(tables.runs.c.id == f"{job_id}-t1-3")
+        connection.execute(group.values(group_key="f" * 16, variant="t2"))
+        valid = tables.finals.update().where(tables.finals.c.run_id == f"{job_id}-t1-3", tables.finals.c.name == "corr")
+        connection.execute(valid.values(value=0.99))
+    told = notify.message(store, job_id)["best"]
+    assert "best on valid (corr) first" in told
+    assert [line.split()[0] for line in told.splitlines() if line.lstrip().startswith("t")] == ["t2"]
 
 
 @pytest.mark.parametrize(

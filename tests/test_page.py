@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from raymsa.cli import main
 from raymsa.errors import NotFound, RaymsaError, UsageError
+from raymsa.evaluation.metrics import measure
 from raymsa.jobfile import load_job
 from raymsa.report import page
 from raymsa.report.page import MARK, gather, write
@@ -144,15 +145,37 @@ def test_a_collapsed_run_is_called_so(store: Store) -> None:
         {"split": "test", "clip_id": name, "label": label, "score": 1.0, "parsed": True, "in_range": True}
         for name, label in labels["test"].items()
     ]
-    records.finish_run(store, run_id, {}, {}, clips)
-    assert "disc, seed 1: collapsed; it predicts one value for every test clip." in tree_of(store, job_id).text
+    test = measure("mosi", [1.0] * len(clips), list(labels["test"].values()))
+    records.finish_run(store, run_id, {}, {"test": test}, clips)
+    assert "disc, collapsed: seed 1 predicts one value (1) for all test clips." in tree_of(store, job_id).text
 
 
 def test_a_run_that_is_no_better_than_the_constant_is_called_collapsed(store: Store) -> None:
     job_id = made(store, variants={})
     run_id = gather(store, job_id).about.trained[0].run.id
     records.finish_run(store, run_id, {}, {"test": {"mae": 2.0, "constant_mae": 1.9}})
-    assert "seed 1: collapsed; it is no better than the constant predictor" in tree_of(store, job_id).text
+    said = tree_of(store, job_id).text
+    assert "disc, collapsed: seed 1 has a test mae of 2.000, no better than the constant predictor's 1.900." in said
+    assert "disc (collapsed: 1 of 2 seeds)" in said
+
+
+def test_a_search_by_correlation_calls_no_good_seed_collapsed_and_names_what_chose_the_epoch(store: Store) -> None:
+    text = tree_of(store, made_up_runs.confirmed_search(store)[0]).text
+    assert "collapsed" not in text
+    assert "give the highest valid Corr" in text
+    assert "The weights that are best on valid (MAE) are tested, once." in text
+
+
+def test_the_table_has_valid_and_is_sorted_by_it_and_has_the_text_only_runs_of_the_store(store: Store) -> None:
+    text_only = {"inputs": {"modalities": ["text"]}, "variants": {}}
+    made(store, name="words", **text_only)
+    report = gather(store, made(store, variants={"gen": {"readout.kind": "gen"}, "disc": {}}))
+    sheet = report.sheets["results"]
+    assert [column.heading for column in sheet.columns][:4] == ["runs", "seeds", "valid MAE", "MAE"]
+    labels = [cell if isinstance(cell, str) else cell.cell for cell, *_ in sheet.rows]
+    assert set(labels) == {"disc", "gen", "words disc (text only)", "constant (train median)"}
+    valid = [row[2].mean for row in sheet.rows[:-1]]
+    assert valid == sorted(valid)
 
 
 def test_two_variants_are_compared_clip_by_clip(store: Store) -> None:

@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 
 from raymsa import push
 from raymsa.cli import main
+from raymsa.evaluation.metrics import PROFILES
 from raymsa.home import run_dir, store_url
 from raymsa.jobfile import load_job
-from raymsa.report.card import Card, text
+from raymsa.report.card import Card, card_of, text
+from raymsa.report.collapse import Collapse
 from raymsa.spec import ModelSpec, runs
 from raymsa.store import Store, queries, records, tables
 from raymsa.target import Labels
@@ -31,7 +33,7 @@ from raymsa.training import checkpoint
 from raymsa.training.loop import Position
 from raymsa.training.run import build, collate_for, student_of
 from raymsa.words import visible
-from tests import stores
+from tests import made_up_runs, stores
 from tests.clips import MIXED
 from tests.jobs import RAYMSA, job_file
 
@@ -88,7 +90,8 @@ def fill(store: Store, folder: Path) -> None:
         }
         records.start_run(store, f"r{seed}", **facts)
         records.record_steps(store, f"r{seed}", [stores.entry(1, {"loss": 1.0})])
-        finals = {"mae": mae, "corr": float("nan"), "acc2_has0": 0.8, "constant_mae": 1.4, "out_of_range": 0.0}
+        finals = {**dict.fromkeys(PROFILES["mosi"], 0.8), "mae": mae, "corr": float("nan")}
+        finals |= {"constant_mae": 1.4, "out_of_range": 0.00125}
         clip = {"split": "test", "clip_id": "secret_clip", "label": 1.0, "score": 0.5, "parsed": True, "in_range": True}
         records.finish_run(store, f"r{seed}", {}, {"test": finals, "valid": {"mae": 2 - mae}}, [clip])
 
@@ -132,7 +135,9 @@ def test_the_hubs_own_reader_finds_what_it_looks_for_in_the_card(store: Store, t
     assert {"raymsa", "lora", "disc"} <= set(card.data.tags) and card.data.license is None
     assert card.data.eval_results is not None
     found = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert found == {"mae": 0.5, "acc2_has0": 0.8}  # this run's own; what is NaN has no number
+    assert found == {n: 0.8 for n in PROFILES["mosi"] if n != "corr"} | {
+        "mae": 0.5
+    }  # this run's own; what is NaN has no number
     assert {result.dataset_name for result in card.data.eval_results} == {"synthetic"}
 
 
@@ -141,6 +146,8 @@ def test_the_table_says_what_is_one_seed_and_what_is_the_mean(store: Store, tmp_
     assert "| this run (seed 1): what lies here | 0.500 | nan | 80.0 |" in card
     assert "| mean ± sd of 3 seeds (1, 2, 3) | 0.600 ± 0.100 | nan ± nan | 80.0 ± 0.0 |" in card
     assert "| constant predictor (train median) | 1.400 | - | - |" in card
+    assert "out_of_range answers on test: 0.12 %" in card
+    assert "collapsed" not in card
     assert "By MAE on valid, this run is number 3 of 3 seeds." in card
     assert "- `acc2_has0`: Negative against non-negative, all clips." in card
     assert "data digest: da7a" in card and "torch 2.8.0" in card and "None is stated here." in card
@@ -201,6 +208,7 @@ def test_hostile_words_stay_words_in_the_card(store: Store) -> None:
     changed = Card(
         run.__class__(**{**run.__dict__, "id": hostile, "versions": {hostile: hostile}}),
         hostile, spec, None, {"test": {"mae": 0.5}}, {1: {"test": {"mae": 0.5}}}, True,
+        Collapse("mae", "test", 1), Collapse("mae", "test", 1),
     )  # fmt: skip
     card = text(changed)
     assert "\x1b" not in card and "\u202e" not in card
@@ -208,6 +216,47 @@ def test_hostile_words_stay_words_in_the_card(store: Store) -> None:
     assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == visible(hostile)
     outside = "\n".join(line for line in body.splitlines() if not line.startswith("    "))
     assert "<script>" not in outside and "[a](" not in outside and "\n---\n" not in outside
+
+
+def card(store: Store, run_id: str) -> Card:
+    run = queries.run(store, run_id)
+    return card_of(store, run, run.spec, None, False)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path / 'other.db'}") as opened:
+        yield opened
+
+
+def test_the_trial_that_chose_the_settings_is_in_no_mean_with_the_runs_that_confirm_them(empty: Store) -> None:
+    _, trial, *fresh = made_up_runs.confirmed_search(empty)
+    assert [list(card(empty, name).seeds) for name in (trial, *fresh)] == [[2, 3]] * 3
+    assert "(2, 3)" in text(card(empty, trial))
+    assert "it is not in the mean" in text(card(empty, trial))
+    assert "this run is number" in text(card(empty, fresh[0]))
+
+
+def test_a_collapsed_run_is_called_so_in_its_card(empty: Store) -> None:
+    spec = made_up_runs.job_spec(seeds=(1, 2, 3), variants={})
+    job_id = made_up_runs.submit(empty, spec)
+    bad, good, _ = made_up_runs.finish(empty, job_id, spec, made_up_runs.small())
+    records.finish_run(empty, bad, {}, {"test": {**queries.finals(empty, bad)["test"], "mae": 1.9}})
+    told = text(card(empty, bad))
+    assert "this run (seed 1): what lies here (collapsed)" in told
+    assert "seeds (1, 2, 3) (collapsed: 1 of 3 seeds)" in told
+    assert "- collapsed: seed 1 has a test mae of 1.900, no better than the constant predictor's" in told
+    assert "what lies here |" in text(card(empty, good))
+
+
+def test_metrics_that_are_younger_than_the_run_are_in_its_card(empty: Store) -> None:
+    spec = made_up_runs.job_spec(seeds=(1,), variants={})
+    job_id = made_up_runs.submit(empty, spec)
+    (run_id,) = made_up_runs.finish(empty, job_id, spec, made_up_runs.small())
+    known = queries.finals(empty, run_id)["test"]
+    with empty.write() as connection:
+        connection.execute(tables.finals.delete().where(tables.finals.c.name == "acc7"))
+    assert card(empty, run_id).finals["test"]["acc7"] == known["acc7"]
 
 
 # What is refused

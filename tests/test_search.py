@@ -17,7 +17,7 @@ from raymsa.proposals import confirming
 from raymsa.report import search as report
 from raymsa.report.results import as_json, results
 from raymsa.report.tables import render
-from raymsa.store import Store, queries, records
+from raymsa.store import Store, queries, records, tables
 from tests.searches import SPACE, new_job, proposals, settings, train, valid_mae
 
 
@@ -119,6 +119,21 @@ def test_a_confirmed_search_reports_fresh_seeds_alone_and_its_trials_as_such(sto
     assert "each with seed 1" in words and "t005" in words
     plain = json.loads(json.dumps(as_json(seen), allow_nan=False))
     assert len(plain["search"]["trials"]) == 6 and len(plain["search"]["confirmed"]) == 3
+
+
+def test_what_is_no_better_than_a_constant_on_valid_is_called_collapsed(store, tmp_path):
+    job = searched(store, tmp_path, confirm={"top": 2, "seeds": [7, 8]})
+    confirm(store, job)
+    assert found(store, job).collapsed == {}
+    with store.write() as connection:
+        rows = [
+            {"run_id": run.id, "split": "valid", "name": "constant_mae", "value": 0.2}
+            for run in queries.runs(store, job.id)
+            if run.variant == "default" or run.seed == 1
+        ]
+        connection.execute(tables.finals.insert(), rows)
+    said = command(store, job)
+    assert "default (collapsed) " in said and "done, collapsed" in said
 
 
 def test_a_best_setting_that_is_the_files_own_is_not_run_twice(store, tmp_path):

@@ -166,7 +166,7 @@ def _show(store: Store, asked: _Asked) -> None:
 
 
 def _print(tables: list[GroupTable], clips: dict[str, int], asked: _Asked) -> None:
-    from raymsa.report.group_sheets import sheets
+    from raymsa.report.group_sheets import one_sheet, sheets
 
     if asked.how == "json":
         print_json(_plain(tables, asked))
@@ -175,7 +175,9 @@ def _print(tables: list[GroupTable], clips: dict[str, int], asked: _Asked) -> No
     else:
         from raymsa.report.formats import write
 
-        click.echo(write(sheets(tables, asked.metrics, asked.literature, clips), asked.how), nl=False)
+        wanted = (tables, asked.metrics, asked.literature, clips)
+        made = [one_sheet(*wanted)] if asked.how == "csv" else sheets(*wanted)
+        click.echo(write(made, asked.how), nl=False)
 
 
 def _print_job(store: Store, job_id: str, tables: list[GroupTable], clips: dict[str, int], asked: _Asked) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from raymsa.errors import NotFinished, NotFound, RaymsaError, UsageError
 from raymsa.plugins import Spec
+from raymsa.report.finals import finals_of
 from raymsa.store import Store, queries
 from raymsa.words import for_json
 
@@ -76,7 +77,7 @@ class Recorded:
     @cached_property
     def finals(self) -> dict[str, float]:
         """Final metrics: `test/mae`, and what the run cost: `cost/device_s`."""
-        by_split = queries.finals(self.store, self.run.id)
+        by_split = finals_of(self.store, self.run)
         found = {f"{split}/{name}": value for split, named in by_split.items() for name, value in named.items()}
         cost = {f"cost/{name}": getattr(self.run, name) for name in COST}
         return {**found, **{name: float(value) for name, value in cost.items() if value is not None}}

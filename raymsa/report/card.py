@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import yaml
 
 from raymsa.evaluation.criteria import CRITERIA
 from raymsa.evaluation.metrics import PROFILES
-from raymsa.report.cells import FIRST
-from raymsa.report.finals import CONSTANT, HEALTH
+from raymsa.report.cells import GIB, HOUR_S, metric_column, number
+from raymsa.report.collapse import Collapse, collapse, one_values
+from raymsa.report.finals import CONSTANT, HEALTH, finals_of, in_order
 from raymsa.report.formats import Column, Sheet, markdown
+from raymsa.report.members import beside
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import Classification, task_of
@@ -28,11 +30,14 @@ LICENCE = (
     "None is stated here. The base model and the dataset have licences and terms of their own, and what they ask of "
     "adapters trained on them is for whoever publishes this to check; add `license:` to the lines at the top then."
 )
+FRESH = "What these settings give with a fresh seed is another number."
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the card tells. `seeds` are the finished runs of the group, this one among them; `spec` holds no paths."""
+    """What the card tells. `seeds` are the finished runs whose mean is told, `counts` is whether this run is one of
+    them; `trial`: they are trials of a search. `collapse` judges this run, `all_collapse` those. `spec` holds no paths.
+    """
 
     run: queries.RunRow
     job_name: str
@@ -41,6 +46,10 @@ class Card:
     finals: Mapping[str, Mapping[str, float]]
     seeds: Mapping[int, Mapping[str, Mapping[str, float]]]
     has_head: bool
+    collapse: Collapse
+    all_collapse: Collapse
+    counts: bool = True
+    trial: bool = False
 
     @property
     def profile(self) -> str:
@@ -50,16 +59,28 @@ class Card:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics on test, the best known first."""
-        names = [name for name in PROFILES[self.profile] if name in self.finals.get("test", {})]
-        return sorted(names, key=lambda name: (name not in FIRST, name in FIRST and FIRST.index(name)))
+        return [name for name in in_order(self.profile) if name in self.finals.get("test", {})]
 
 
 def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_model: str | None, has_head: bool) -> Card:
     """Gather what the card of a finished run tells, unrounded."""
-    seeds = {sister.seed: queries.finals(store, sister.id) for sister in _sisters(store, run)}
-    finals = queries.finals(store, run.id)
-    name = queries.job(store, run.job_id).name
-    return Card(run, name, spec, base_model, finals, dict(sorted({**seeds, run.seed: finals}.items())), has_head)
+    profile, group = task_of(spec).profile, beside(store, run)
+    finals = {one.id: finals_of(store, one) for one in (run, *group.runs)}
+    tests = {run_id: splits.get("test", {}) for run_id, splits in finals.items()}
+    said = one_values(store, tests, dict.fromkeys(tests, profile))
+    return Card(
+        run=run,
+        job_name=queries.job(store, run.job_id).name,
+        spec=spec,
+        base_model=base_model,
+        finals=finals[run.id],
+        seeds={one.seed: finals[one.id] for one in group.runs},
+        has_head=has_head,
+        collapse=_judged([run], tests, profile, said),
+        all_collapse=_judged(group.runs, tests, profile, said),
+        counts=run.id in {one.id for one in group.runs},
+        trial=group.trial,
+    )
 
 
 def text(card: Card) -> str:
@@ -69,9 +90,15 @@ def text(card: Card) -> str:
     return f"---\n{head}---\n\n" + "\n".join(parts)
 
 
-def _sisters(store: Store, run: queries.RunRow) -> list[queries.RunRow]:
-    """Finished runs on the same clips that differ by the seed alone; of one seed, the newest counts."""
-    return [row for row in queries.done_on(store, run.data_digest or "") if row.group_key == run.group_key]
+def _judged(
+    runs: Iterable[queries.RunRow],
+    tests: Mapping[str, Mapping[str, float]],
+    profile: str,
+    said: Mapping[str, float],
+) -> Collapse:
+    mine = list(runs)
+    one_value = {run.seed: said[run.id] for run in mine if run.id in said}
+    return collapse({run.seed: tests[run.id] for run in mine}, profile, one_value)
 
 
 def _front(card: Card) -> dict[str, Any]:
@@ -110,21 +137,38 @@ def _results(card: Card) -> str:
         for name in card.metrics
     }
     rows: list[tuple[str, Mapping[str, float | Spread | None]]] = [
-        (f"this run (seed {card.run.seed}): what lies here", test),
-        (f"mean ± sd of {len(card.seeds)} seeds ({seeds})", means),
+        (_marked(f"this run (seed {card.run.seed}): what lies here", card.collapse), test),
+        (_marked(f"mean ± sd of {len(card.seeds)} seeds ({seeds})", card.all_collapse), means),
     ]
     constant = {name: test[CONSTANT + name] for name in card.metrics if CONSTANT + name in test}
     what = "most frequent class" if isinstance(task_of(card.spec), Classification) else "train median"
     if constant:
         rows.append((f"constant predictor ({what})", constant))
-    columns = (Column("what", "on test"), *map(_column, card.metrics))
+    columns = (Column("what", "on test"), *(metric_column(name, name) for name in card.metrics))
     sheet = Sheet("", columns, tuple((label, *map(values.get, card.metrics)) for label, values in rows))
     rules = "\n".join(f"- `{name}`: {_rule(card.profile, name)}" for name in card.metrics)
-    return f"## Results\n\n{markdown(sheet)}\n{_which(card)}\n\n{rules}\n"
+    return f"## Results\n\n{markdown(sheet)}\n{_collapsed(card)}{_which(card)}\n\n{rules}\n"
+
+
+def _marked(label: str, found: Collapse) -> str:
+    return f"{label} ({found.words})" if found.words else label
+
+
+def _collapsed(card: Card) -> str:
+    task = task_of(card.spec)
+    classes = task.classes if isinstance(task, Classification) else ()
+    reasons = dict.fromkeys((*card.collapse.reasons(classes), *card.all_collapse.reasons(classes)))
+    return "".join(f"- {_line(reason)}\n" for reason in reasons) + ("\n" if reasons else "")
 
 
 def _which(card: Card) -> str:
     """How this run stands among its seeds, on valid: whether it is the luckiest is seen there."""
+    if card.trial:
+        return "It is a trial of a search: the best of many on one seed is also the luckiest. " + FRESH
+    if not card.counts and card.run.seed in card.seeds:
+        return "A newer run has the same seed, and that one is in the mean."
+    if not card.counts:
+        return "This run is the trial by which a search chose these settings, so it is not in the mean. " + FRESH
     if len(card.seeds) == 1:
         return "One seed was trained: how much the numbers would move with another is not known."
     rule = CRITERIA[card.profile]
@@ -169,9 +213,9 @@ def _training(card: Card) -> str:
         "commit": run.git_commit,
         "weights of the base while training": spec["model"].get("quantization"),
         "trainable parameters": None if run.trainable_parameters is None else f"{run.trainable_parameters:,}",
-        "device hours": f"{run.device_s / 3600:.2f}",
-        "peak memory": None if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 2**30:.2f} GiB",
-        **{f"{name} answers on test": f"{100 * test[name]:.1f} %" for name in HEALTH if name in test},
+        "device hours": f"{run.device_s / HOUR_S:.3f}",
+        "peak memory": None if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / GIB:.2f} GiB",
+        **{f"{name} answers on test": f"{number(name, test[name])} %" for name in HEALTH if name in test},
         "versions": ", ".join(f"{name} {version}" for name, version in (run.versions or {}).items()),
     }
     lines = "\n".join(f"- {name}: {_line(str(value))}" for name, value in facts.items() if value)
@@ -179,11 +223,6 @@ def _training(card: Card) -> str:
         f"## Training\n\nEvery setting is in spec.yaml: `raymsa submit spec.yaml` repeats this run where the clips are "
         f"at hand.\n\n{lines}\n\nNo clip, label or prediction is in this folder.\n"
     )
-
-
-def _column(name: str) -> Column:
-    """Errors and correlations with three decimals, shares in percent with one, as papers print them."""
-    return Column(name, name, 3) if name in FIRST else Column(name, f"{name} %", 1, 100)
 
 
 def _rule(profile: str, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raymsa.evaluation.metrics import measure
+from raymsa.report.finals import completed
 from raymsa.report.results import Results, results
 from raymsa.store import Store, queries
 from raymsa.target import Classification, Regression, task_of
@@ -85,7 +85,7 @@ def evidence(store: Store, job_id: str) -> Evidence:
             Group(
                 row.variant,
                 place,
-                tuple(_training(store, found, rows[name], valid.get(name, {}), answers[name]) for name in row.run_ids),
+                tuple(_training(store, found, rows[name], valid.get(name, {})) for name in row.run_ids),
                 _scores([answers[name] for name in row.run_ids], ids),
                 tuple(answers[name] for name in row.run_ids),
             )
@@ -119,29 +119,16 @@ def _training(
     found: Results,
     run: queries.RunRow,
     valid: Mapping[int, float],
-    answers: Mapping[str, queries.Prediction],
 ) -> Training:
     steps = queries.steps(store, run.id)
     rates = [step.value for step in steps if step.name == "clips_per_s"]
     return Training(
         run=run,
-        finals=_finals(store, found, run.id, answers),
+        finals=completed(store, run.id, queries.finals(store, run.id), found.profile),
         loss=_curve(run, [(step.step, step.value) for step in steps if step.name == "loss"]),
         valid=tuple(valid.items()),
         clips_per_s=statistics.median(rates) if rates else None,  # the first steps are slower: no mean
     )
-
-
-def _finals(
-    store: Store, found: Results, run_id: str, answers: Mapping[str, queries.Prediction]
-) -> dict[str, dict[str, float]]:
-    """Recorded finals; a metric of test that is younger than the run is computed from its predictions."""
-    finals = queries.finals(store, run_id)
-    if answers:
-        clips = answers.values()
-        now = measure(found.profile, [clip.score for clip in clips], [clip.label for clip in clips])
-        finals["test"] = {**now, **finals.get("test", {})}
-    return finals
 
 
 def _curve(run: queries.RunRow, losses: list[tuple[int, float]]) -> tuple[tuple[float, float], ...]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from raymsa.evaluation.metrics import CRITERIA, PROFILES, Criterion, measure
 from raymsa.report.cells import FIRST
+from raymsa.report.cells import HEALTH as HEALTH
 from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
+from raymsa.target import task_of
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
-HEALTH = ("unparsable", "out_of_range")
 
 
 def rule_of(spec: Mapping[str, Any], profile: str) -> Criterion:
@@ -40,6 +41,11 @@ def completed(
         if clips:
             found[split] = {**measure(profile, [c.score for c in clips], [c.label for c in clips]), **values}
     return found
+
+
+def finals_of(store: Store, run: queries.RunRow) -> dict[str, dict[str, float]]:
+    """A run's final metrics, `completed`."""
+    return completed(store, run.id, queries.finals(store, run.id), task_of(run.spec).profile)
 
 
 def spreads(names: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from raymsa.errors import UsageError
 from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD, PROFILES
-from raymsa.report.cells import FIRST, number
+from raymsa.report.cells import GIB, HOUR_S, metric_column
 from raymsa.report.finals import HEALTH, in_order
 from raymsa.report.formats import Cell, Column, Noted, Plain, Sheet
 from raymsa.report.groups import Group, GroupTable, extremes
@@ -17,11 +17,10 @@ from raymsa.report.groups import Group, GroupTable, extremes
 if TYPE_CHECKING:
     from raymsa.report.literature import Literature, PublishedRow
 
-HOUR, GIB = 3600, 2**30
 SHORT = 8  # characters of a key or digest that are shown, and more where several begin so
 COSTS = {
     "clips_per_s": Column("clips_per_s", "clips/s", 1),
-    "device_s": Column("device_s", "device h/run", 3, 1 / HOUR),
+    "device_s": Column("device_s", "device h/run", 3, 1 / HOUR_S),
     "peak_memory_bytes": Column("peak_memory_bytes", "peak GiB", 2, 1 / GIB),
 }
 NO_FLOOR = "these runs did not record what a constant prediction has"
@@ -44,7 +43,7 @@ class _Among:
         digests: dict[str, set[str | None]] = {}
         for group in table.groups:
             digests.setdefault(group.key, set()).add(group.data_digest)
-        self.one_job = len({name for group in table.groups for name in group.names}) == 1
+        self.one_job = len({name for group in table.groups if not group.rivals for name in group.names}) == 1
         self.several_data = len(set().union(*digests.values())) > 1
         self.split = {key for key, found in digests.items() if len(found) > 1}
         self.short = _shortened(sorted(digests))
@@ -66,13 +65,40 @@ def sheets(
 ) -> list[Sheet]:
     """One sheet for each table, and for published results that fit none. `metrics` are the columns that are wanted, all
     of them if empty; `clips` counts the test clips of runs by their ids, to be compared with the published split."""
+    return [sheet for _, sheet in _sheets(tables, metrics, literature, clips)]
+
+
+def one_sheet(
+    tables: Sequence[GroupTable],
+    metrics: Sequence[str] = (),
+    literature: Literature | None = None,
+    clips: Mapping[str, int] | None = None,
+) -> Sheet:
+    """The same in one sheet, for programs: what `sheets` says in titles is in columns."""
+    about = [Column(name, name) for name in ("dataset", "target", "profile")]
+    made = _sheets(tables, metrics, literature, clips)
+    columns = {column.name: column for _, sheet in made for column in sheet.columns}
+    rows = []
+    for table, sheet in made:
+        for row in sheet.rows:
+            cells = dict(zip((column.name for column in sheet.columns), row, strict=True))
+            rows.append((table.dataset, table.target, table.profile, *(cells.get(name) for name in columns)))
+    return Sheet("", (*about, *columns.values()), tuple(rows))
+
+
+def _sheets(
+    tables: Sequence[GroupTable],
+    metrics: Sequence[str],
+    literature: Literature | None,
+    clips: Mapping[str, int] | None,
+) -> list[tuple[GroupTable, Sheet]]:
     beside = [literature if literature and _fits(table, literature) else None for table in tables]
-    made = [_sheet(table, metrics, also, clips or {}) for table, also in zip(tables, beside, strict=True)]
+    made = [(table, _sheet(table, metrics, also, clips or {})) for table, also in zip(tables, beside, strict=True)]
     if literature is not None and not any(beside):
         rule = CRITERIA[literature.metrics]
         metrics_of = in_order(literature.metrics)
         alone = GroupTable(literature.dataset, literature.metrics, None, (), metrics_of, rule.metric, (), ())
-        made.append(_sheet(alone, metrics, literature, {}))
+        made.append((alone, _sheet(alone, metrics, literature, {})))
     return made
 
 
@@ -116,24 +142,22 @@ def _columns(table: GroupTable, metrics: Sequence[str], first: str, wanted: Sequ
     yield Column("data", "data", None)
     yield Column("numbers", "numbers are", None)
     yield Column("seeds", "seeds", None)
-    yield _metric(f"valid_{table.decides}", table.decides, "valid ")
+    yield metric_column(f"valid_{table.decides}", f"valid {_words(table.decides)}", table.decides)
     for name in metrics:
-        yield _metric(f"test_{name}", name)
+        yield metric_column(f"test_{name}", _words(name), name)
     for name in ("acc2", "f1"):
         if not wanted or any(metric.startswith(name) for metric in wanted):
             yield Column(f"test_{name}_other_rule", f"{name} by another rule (%)", 1, 100)
     for which in ("best", "worst"):
-        yield _metric(f"test_{first}_{which}", first, f"{which} ")
+        yield metric_column(f"test_{first}_{which}", f"{which} {_words(first)}", first)
         yield Column(f"{which}_seed", f"{which} seed", None)
-    for name, column in {**COSTS, **{name: _metric(name, name) for name in HEALTH}}.items():
+    for name, column in {**COSTS, **{name: metric_column(name, _words(name)) for name in HEALTH}}.items():
         if not wanted or name in wanted:
             yield column
 
 
-def _metric(name: str, metric: str, before: str = "") -> Column:
-    """Errors and correlations with three decimals, shares in percent with one, as papers print them."""
-    words = before + metric.replace("_", " ")
-    return Column(name, words, 3) if metric in FIRST else Column(name, f"{words} (%)", 1, 100)
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _group_line(
@@ -154,37 +178,21 @@ def _group_line(
     }
     for which, seed in zip(("best", "worst"), ends or (), strict=False):
         cells |= {f"test_{first}_{which}": seed.test[first], f"{which}_seed": seed.seed}
-    notes = (*_collapsed(group, table), *_about(group, among, published, clips))
+    notes = (*group.collapse.reasons(table.classes), *_about(group, among, published, clips))
     return _Line(_label(group, among), notes, {name: cell for name, cell in cells.items() if cell is not None})
 
 
 def _label(group: Group, among: _Among) -> str:
     """Job and variant; the job is left out where there is one only."""
     said = {
-        "collapsed": group.no_better or any(seed.one_value is not None for seed in group.seeds),
+        group.collapse.words: bool(group.collapse.words),
         "text only": group.text_only,
         "constrained answers": group.constrained,
         "a trial": group.trial,
     }
     words = ", ".join(word for word, holds in said.items() if holds)
-    return (group.variant if among.one_job else f"{group.names[0]} {group.variant}") + (f" ({words})" if words else "")
-
-
-def _collapsed(group: Group, table: GroupTable) -> Iterator[str]:
-    metric = CRITERIA[table.profile].metric
-    if group.no_better:
-        ours, floor = number(metric, group.test[metric].mean), number(metric, group.constant["test"][metric])
-        mean = "the mean test" if len(group.seeds) > 1 else "test"
-        unit = "" if metric in FIRST else " %"
-        yield f"collapsed: {mean} {metric} {ours}{unit} is no better than the constant predictor's {floor}{unit}"
-    for seed in group.seeds:
-        if seed.one_value is not None:
-            said = (
-                table.classes[int(seed.one_value)]
-                if 0 <= seed.one_value < len(table.classes)
-                else f"{seed.one_value:g}"
-            )
-            yield f"collapsed: seed {seed.seed} predicts one value ({said}) for all test clips"
+    name = group.variant if among.one_job and not group.rivals else f"{group.names[0]} {group.variant}"
+    return f"{name} ({words})" if words else name
 
 
 def _about(group: Group, among: _Among, published: int | None, clips: Mapping[str, int]) -> Iterator[str]:
@@ -194,7 +202,12 @@ def _about(group: Group, among: _Among, published: int | None, clips: Mapping[st
         yield f"run more than once, of which the newest counts: seed {', '.join(map(str, group.repeated))}"
     if group.rivals:
         others = "" if group.rivals == 1 else f"; of {group.rivals} such groups the best on valid"
-        yield f"the text-only baseline, shown unasked: other runs on the same clips{others}"
+        on = f"from other shards (data {_digest(group.data_digest)}), of which test has the same clips and labels"
+        where = on if group.other_shards else "on the same clips"
+        yield f"the text-only baseline, shown unasked: other runs {where}{others}"
+    if group.tried:
+        seeds = ", ".join(map(str, group.tried))
+        yield f"a search tried these settings with seed {seeds}, too: if it chose them for that, it is a lucky one"
     if group.trial:
         yield "a trial of a search: the best of many on one seed is also the luckiest"
     if group.key in among.split:
@@ -223,12 +236,11 @@ def _published_line(row: PublishedRow, literature: Literature) -> _Line:
     from raymsa.report.literature import chosen_words, in_our_units, notes_of
 
     found = in_our_units(row, literature.metrics)
-    rule = (found.rule,) if found.rule else ()
     cells: dict[str, Cell] = {
         "numbers": chosen_words(row),
         **({"seeds": row.seeds} if row.seeds else {}),
         **{f"test_{name}": spread for name, spread in found.test.items()},
-        **{f"test_{name}_other_rule": Noted(spread, rule) for name, spread in found.foreign.items()},
+        **{f"test_{name}_other_rule": Noted(spread, (rule,)) for name, (spread, rule) in found.foreign.items()},
     }
     return _Line(row.method, tuple(notes_of(row, literature)), cells)
 

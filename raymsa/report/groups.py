@@ -8,31 +8,30 @@ Nothing here is rounded: report/group_sheets.py does that.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from raymsa.evaluation.metrics import CRITERIA, Criterion
+from raymsa.report.baselines import baselines
+from raymsa.report.collapse import Collapse, collapse, one_values
 from raymsa.report.finals import CONSTANT, HEALTH, completed, constant_of, in_order, rule_of, spreads
+from raymsa.report.members import Members, confirming, members, tried
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import BEFORE_TASKS, Classification, task_of
 from raymsa.words import for_json
 
-SAME = 1e-9  # metrics that differ by less are those of the same answers
-
 
 @dataclass(frozen=True)
 class Seed:
-    """A run of a group: `valid` is the metric that decides, `one_value` the score that it gave all test clips, if it
-    gave all of them the same."""
+    """A run of a group: `valid` is the metric that decides."""
 
     seed: int
     run_id: str
     valid: float | None
     test: dict[str, float]
-    one_value: float | None
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,11 @@ class Group:
     """Runs on the same clips that differ in the seed alone. `names` are those of their jobs, `repeated` the seeds that
     were run more than once, of which the newest run counts.
 
-    `constant` holds what the constant predictor has: split -> metric -> value. `no_better`: the mean test result is no
-    better than it. `trial`: its runs are trials of a search. `rivals`: it was not asked for and is here as the
-    text-only baseline, the best on valid of so many. `device_s` and the rates are per run, memory is the most.
+    `constant` holds what the constant predictor has: split -> metric -> value. `trial`: its runs are trials of a
+    search. `tried` are its seeds with which a search tried the same settings on the same clips. `rivals`: it was not
+    asked for and is here as the text-only baseline, the best on valid of so many; with `other_shards`, its clips were
+    prepared otherwise, but those of test have the same ids and labels. `device_s` and the rates are per run, memory is
+    the most.
     """
 
     key: str
@@ -58,11 +59,13 @@ class Group:
     device_s: Spread | None
     peak_memory_bytes: int | None
     constant: dict[str, dict[str, float]]
-    no_better: bool
+    collapse: Collapse
     text_only: bool
     constrained: bool
     trial: bool
+    tried: tuple[int, ...]
     rivals: int = 0
+    other_shards: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,18 @@ class _Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A finished run, and what its table and group are known by."""
+class _Group:
+    """Runs that are one group, and what their table is known by."""
 
-    row: queries.RunRow
-    job: queries.Job
-    spec: Mapping[str, Any]
+    members: Members
+    jobs: Mapping[str, queries.Job]
     kind: _Kind
-    trial: bool
+    tried: frozenset[int]
 
     @property
-    def group(self) -> tuple[str, str, bool]:
-        return self.row.group_key, self.row.data_digest or "", self.trial
-
-    @property
-    def text_only(self) -> bool:
-        return list((self.spec.get("inputs") or {}).get("modalities") or ()) == ["text"]
+    def spec(self) -> Mapping[str, Any]:
+        """Of its newest run."""
+        return _spec(self.members.newest, self.jobs)
 
 
 def group_tables(
@@ -124,20 +123,17 @@ def group_tables(
 
     Where text-only runs on the same clips are in the store, a table has them too.
     """
-    asked = _runs(store, queries.finished(store, jobs, keys))
-    ours = {run.row.id for run in asked}
-    digests = sorted({run.row.data_digest for run in asked if run.row.data_digest})
     whole = jobs is None and keys is None
-    more = [] if whole else queries.finished(store, data=digests)
-    others = _runs(store, [row for row in more if row.id not in ours])
-    words = [run for run in others if run.text_only and not run.trial]
+    asked = _groups(store, queries.finished(store, jobs, keys), keys or (), whole)
+    words = [] if whole else _text_only(store, asked)
     facts = _Facts(store, [*asked, *words])
     tables = []
-    for kind in sorted({run.kind for run in asked}, key=str):
-        mine = [run for run in asked if run.kind == kind]
+    for kind in sorted({one.kind for one in asked}, key=str):
+        mine = [one for one in asked if one.kind == kind]
         rule = _rule(mine)
-        made = facts.groups(mine, rule)
-        made += _baselines(made, facts.groups([run for run in words if run.kind == kind], rule), rule)
+        made = [facts.group(one, rule) for one in mine]
+        theirs = [facts.group(one, rule) for one in words if one.kind == kind]
+        made += baselines(store, made, theirs, partial(error_of, rule=rule))
         tables.append(_table(kind, rule, made))
     return tables
 
@@ -160,21 +156,35 @@ def as_json(tables: Iterable[GroupTable]) -> list[dict[str, Any]]:
     return [for_json(asdict(table)) for table in tables]
 
 
-def _runs(store: Store, rows: Sequence[queries.RunRow]) -> list[_Run]:
-    """Of a search, either what confirms its settings or its trials."""
-    jobs = {job.id: job for job in queries.jobs(store, sorted({row.job_id for row in rows}))}
+def _groups(
+    store: Store, rows: Sequence[queries.RunRow], keys: Sequence[str] = (), whole: bool = False
+) -> list[_Group]:
+    """Of a search, what confirms its settings or else its trials; but groups that were asked for by their keys.
+
+    `whole`: the rows are all that there are.
+    """
+    alike = rows if whole or not rows else queries.finished(store, groups=sorted({row.group_key for row in rows}))
+    jobs = {job.id: job for job in queries.jobs(store, sorted({row.job_id for row in (*rows, *alike)}))}
+    named = [row for row in rows if row.group_key in keys]
+    counted = {row.id: row for row in (*confirming(rows, jobs), *named)}
     kinds: dict[str, _Kind] = {}
+    searched = tried(alike, jobs)
     made = []
-    for row in rows:
-        job = jobs[row.job_id]
-        spec = {**job.spec, **row.spec}
-        dataset = spec.get("dataset") or {}
+    for one in members(counted.values(), jobs):
+        dataset = _spec(one.newest, jobs).get("dataset") or {}
         same = repr([dataset.get(name) for name in ("name", "task", *BEFORE_TASKS)])
         kind = kinds[same] = kinds.get(same) or _kind(dataset)
-        trial = bool(job.spec.get("search")) and row.seed == job.spec["seeds"][0]
-        made.append(_Run(row, job, spec, kind, trial))
-    confirmed = {run.job.id for run in made if run.job.spec.get("search") and not run.trial}
-    return [run for run in made if not (run.trial and run.job.id in confirmed)]
+        seeds = searched.get((one.key, one.data_digest), set()) if not one.trial else set()
+        made.append(_Group(one, jobs, kind, frozenset(seeds & {run.seed for run in one.runs})))
+    return made
+
+
+def _spec(run: queries.RunRow, jobs: Mapping[str, queries.Job]) -> dict[str, Any]:
+    return {**jobs[run.job_id].spec, **run.spec}
+
+
+def _is_text_only(spec: Mapping[str, Any]) -> bool:
+    return list((spec.get("inputs") or {}).get("modalities") or ()) == ["text"]
 
 
 def _kind(dataset: Mapping[str, Any]) -> _Kind:
@@ -185,94 +195,80 @@ def _kind(dataset: Mapping[str, Any]) -> _Kind:
     return _Kind(name, task.profile, task.target, (), task.low, task.high)
 
 
-def _rule(runs: Sequence[_Run]) -> Criterion:
+def _rule(groups: Sequence[_Group]) -> Criterion:
     """What decides on valid: what a search was told, if all were told the same; else the task's own."""
-    profile = runs[0].kind.profile
-    rules = {rule_of(spec, profile) for spec in {run.job.id: run.job.spec for run in runs}.values()}
+    profile = groups[0].kind.profile
+    specs = {run.job_id: one.jobs[run.job_id].spec for one in groups for run in one.members.runs}
+    rules = {rule_of(spec, profile) for spec in specs.values()}
     return rules.pop() if len(rules) == 1 else CRITERIA[profile]
 
 
 class _Facts:
     """Numbers of many runs, each kind read at once."""
 
-    def __init__(self, store: Store, runs: Sequence[_Run]) -> None:
-        ids = [run.row.id for run in runs]
-        found = queries.all_finals(store, ids)
-        self._valid = {run_id: finals.get("valid", {}) for run_id, finals in found.items()}
-        tests = {run_id: {"test": finals["test"]} if "test" in finals else {} for run_id, finals in found.items()}
-        whole = {run.row.id: completed(store, run.row.id, tests[run.row.id], run.kind.profile) for run in runs}
-        self._test = {run_id: finals.get("test", {}) for run_id, finals in whole.items()}
-        self._rates = queries.last_rates(store, ids)
-        suspects = [run.row.id for run in runs if _may_be_constant(self._test[run.row.id], run.kind.profile)]
-        self._ranges = queries.score_ranges(store, suspects, "test")
+    def __init__(self, store: Store, groups: Sequence[_Group]) -> None:
+        profiles = {run.id: one.kind.profile for one in groups for run in one.members.runs}
+        finals = queries.all_finals(store, list(profiles))
+        self._store = store
+        self._valid = {name: splits.get("valid", {}) for name, splits in finals.items()}
+        tests = {name: {"test": splits["test"]} for name, splits in finals.items() if "test" in splits}
+        whole = {name: completed(store, name, tests.get(name, {}), profile) for name, profile in profiles.items()}
+        self._test = {name: splits.get("test", {}) for name, splits in whole.items()}
+        self._rates = queries.median_rates(store, list(profiles))
+        self._said = one_values(store, self._test, profiles)
 
-    def groups(self, runs: Iterable[_Run], rule: Criterion) -> list[Group]:
-        """The groups of some runs."""
-        members: dict[tuple[str, str, bool], list[_Run]] = {}
-        for run in runs:
-            members.setdefault(run.group, []).append(run)
-        return [self._group(mine, rule) for mine in members.values()]
-
-    def _group(self, runs: list[_Run], rule: Criterion) -> Group:
-        """Of runs, oldest first; of those with the same seed, the newest counts."""
-        newest = runs[-1]
-        counted = sorted({run.row.seed: run for run in runs}.values(), key=lambda run: run.row.seed)
-        names = in_order(newest.kind.profile)
-        tests = [self._test[run.row.id] for run in counted]
-        valids = [self._valid[run.row.id] for run in counted]
-        constant = {"valid": constant_of(valids, names), "test": constant_of(tests, names)}
-        test = spreads(names, tests)
-        rates = [self._rates[run.row.id] for run in counted if run.row.id in self._rates]
+    def group(self, one: _Group, rule: Criterion) -> Group:
+        """A group with its numbers."""
+        newest, runs, profile = one.members.newest, one.members.runs, one.kind.profile
+        names = in_order(profile)
+        tests = [self._test[run.id] for run in runs]
+        valids = [self._decided(run, rule, profile) for run in runs]
+        by_age = sorted(runs, key=lambda run: run.finished_at or 0.0, reverse=True)
         return Group(
-            key=newest.row.group_key,
-            data_digest=newest.row.data_digest,
-            names=tuple(dict.fromkeys(run.job.name for run in reversed(runs))),
-            variant=newest.row.variant,
-            seeds=tuple(self._seed(run, rule) for run in counted),
-            repeated=tuple(seed for seed, times in Counter(run.row.seed for run in runs).items() if times > 1),
+            key=one.members.key,
+            data_digest=one.members.data_digest,
+            names=tuple(dict.fromkeys(one.jobs[run.job_id].name for run in by_age)),
+            variant=newest.variant,
+            seeds=tuple(self._seed(run, valid.get(rule.metric)) for run, valid in zip(runs, valids, strict=True)),
+            repeated=one.members.repeated,
             valid=spread(valid[rule.metric] for valid in valids if rule.metric in valid),
-            test=test,
+            test=spreads(names, tests),
             health=spreads(HEALTH, tests),
-            clips_per_s=spread(rates),
-            device_s=spread(run.row.device_s for run in counted),
-            peak_memory_bytes=max((run.row.peak_memory_bytes or 0 for run in counted), default=0) or None,
-            constant=constant,
-            no_better=_no_better(test, constant["test"], CRITERIA[newest.kind.profile]),
-            text_only=newest.text_only,
-            constrained=bool((newest.spec.get("readout") or {}).get("constrained", False)),
-            trial=newest.trial,
+            clips_per_s=spread(self._rates[run.id] for run in runs if run.id in self._rates),
+            device_s=spread(run.device_s for run in runs),
+            peak_memory_bytes=max((run.peak_memory_bytes or 0 for run in runs), default=0) or None,
+            constant={"valid": constant_of(valids, names), "test": constant_of(tests, names)},
+            collapse=collapse(
+                {run.seed: self._test[run.id] for run in runs},
+                profile,
+                {run.seed: self._said[run.id] for run in runs if run.id in self._said},
+            ),
+            text_only=_is_text_only(one.spec),
+            constrained=bool((one.spec.get("readout") or {}).get("constrained", False)),
+            trial=one.members.trial,
+            tried=tuple(sorted(one.tried)),
         )
 
-    def _seed(self, run: _Run, rule: Criterion) -> Seed:
-        test = {name: value for name, value in self._test[run.row.id].items() if not name.startswith(CONSTANT)}
-        low, high, clips = self._ranges.get(run.row.id, (math.nan, math.nan, 0))
-        one_value = low if low == high and clips > 1 else None
-        valid = self._valid[run.row.id].get(rule.metric)
-        return Seed(run.row.seed, run.row.id, valid, test, one_value)
+    def _seed(self, run: queries.RunRow, valid: float | None) -> Seed:
+        test = {name: value for name, value in self._test[run.id].items() if not name.startswith(CONSTANT)}
+        return Seed(run.seed, run.id, valid, test)
+
+    def _decided(self, run: queries.RunRow, rule: Criterion, profile: str) -> dict[str, float]:
+        """On valid one metric is shown: only a run that is older than that needs its predictions."""
+        valid = self._valid[run.id]
+        if not valid or rule.metric in valid:
+            return valid
+        return completed(self._store, run.id, {"valid": valid}, profile)["valid"]
 
 
-def _may_be_constant(test: Mapping[str, float], profile: str) -> bool:
-    """Whether its scores are worth a look: a constant has no correlation, and the mean recall of the constant class."""
-    if profile != "classes":
-        return bool(test) and math.isnan(test.get("corr", math.nan))
-    return bool(test) and test.get("uar", 0.0) <= test.get(f"{CONSTANT}uar", 1.0) + SAME
-
-
-def _no_better(test: Mapping[str, Spread], constant: Mapping[str, float], rule: Criterion) -> bool:
-    if rule.metric not in test or math.isnan(constant.get(rule.metric, math.nan)):
-        return False
-    mean = test[rule.metric].mean
-    return math.isnan(mean) or rule.turned(mean) >= rule.turned(constant[rule.metric]) - SAME
-
-
-def _baselines(asked: Sequence[Group], words: Sequence[Group], rule: Criterion) -> list[Group]:
-    """The best text-only group on valid, for clips on which none was asked for."""
-    digests = {group.data_digest for group in asked} - {group.data_digest for group in asked if group.text_only}
-    made = []
-    for digest in sorted(filter(None, digests)):
-        if mine := [group for group in words if group.data_digest == digest]:
-            made.append(replace(min(mine, key=lambda group: error_of(group, rule)), rivals=len(mine)))
-    return made
+def _text_only(store: Store, asked: Sequence[_Group]) -> list[_Group]:
+    """Text-only groups of the store that have a table among those asked for, and are not asked for themselves."""
+    ours = {(one.members.key, one.members.data_digest) for one in asked}
+    keys = {row.group_key for row in queries.samples(store) if _is_text_only(row.spec)}
+    found = _groups(store, queries.finished(store, groups=sorted(keys))) if keys else []
+    kinds = {one.kind for one in asked}
+    theirs = [one for one in found if (one.members.key, one.members.data_digest) not in ours]
+    return [one for one in theirs if one.kind in kinds and not one.members.trial and _is_text_only(one.spec)]
 
 
 def _table(kind: _Kind, rule: Criterion, made: list[Group]) -> GroupTable:

@@ -27,12 +27,13 @@ RULES = {  # a profile's own rules: the rule -> the ending of our metric's name
     "sims": {"sims": ""},
 }
 SCORES = {"mosi": ("mae", "corr", "acc7", "acc5"), "sims": ("mae", "corr", "acc5", "acc3")}
-FOREIGN = {  # footnotes of Acc-2 and F1 by a rule that is none of ours
-    "unknown": "Acc-2 (and F1): the source does not say by which rule",
-    "has0": "Acc-2 (and F1): negative against non-negative, which is not this dataset's rule",
-    "nonzero": "Acc-2 (and F1): negative against positive without the zeros, which is not this dataset's rule",
-    "sims": "Acc-2 (and F1): by the rule of CH-SIMS, where 0 is negative, which is not this dataset's",
-    "other": "Acc-2 (and F1): by another rule than ours",
+RULED = {"acc2": "Acc-2", "f1": "F1"}
+FOREIGN = {  # footnotes of either by a rule that is none of ours
+    "unknown": "the source does not say by which rule",
+    "has0": "negative against non-negative, which is not this dataset's rule",
+    "nonzero": "negative against positive without the zeros, which is not this dataset's rule",
+    "sims": "by the rule of CH-SIMS, where 0 is negative, which is not this dataset's",
+    "other": "by another rule than ours",
 }
 
 
@@ -128,7 +129,7 @@ class Literature(Spec):
             foreign = [n for n in ("acc7", "acc5", "acc3") if getattr(row, n) and n not in SCORES[self.metrics]]
             if foreign:
                 raise ValueError(f"{row.method}: {foreign[0]} is no metric of {self.metrics!r}")
-            for name in ("acc2", "f1"):
+            for name in RULED:
                 if len(getattr(row, name).keys() - RULES[self.metrics]) > 1:
                     raise ValueError(f"{row.method}: {name}: more than one rule that is not ours; make it two rows")
         return self
@@ -136,11 +137,10 @@ class Literature(Spec):
 
 class Shown(NamedTuple):
     """A published row in the units of our tables: shares from 0 to 1. `foreign` are Acc-2 and F1 by a rule that is none
-    of ours, under the names `acc2` and `f1`, and `rule` is that one's footnote."""
+    of ours, under the names `acc2` and `f1`, each with its rule as a footnote."""
 
     test: dict[str, Spread]
-    foreign: dict[str, Spread]
-    rule: str | None
+    foreign: dict[str, tuple[Spread, str]]
 
 
 def load(name_or_path: str) -> Literature:
@@ -161,14 +161,14 @@ def in_our_units(row: PublishedRow, profile: str) -> Shown:
     """What of a row belongs in which column."""
     scores = {name: figure for name in SCORES[profile] if (figure := getattr(row, name)) is not None}
     test = {name: _spread(figure) for name, figure in scores.items()}
-    foreign, rule = {}, None
-    for name in ("acc2", "f1"):
+    foreign = {}
+    for name, words in RULED.items():
         for by, figure in getattr(row, name).items():
             if by in RULES[profile]:
                 test[name + RULES[profile][by]] = _spread(figure)
             else:
-                foreign[name], rule = _spread(figure), FOREIGN[by]
-    return Shown(test, foreign, rule)
+                foreign[name] = _spread(figure), f"{words}: {FOREIGN[by]}"
+    return Shown(test, foreign)
 
 
 def chosen_words(row: PublishedRow) -> str:

@@ -43,6 +43,16 @@ def confirming(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> list[RunRow]:
     return [run for run in given if not (run.job_id in confirmed and is_trial(run, jobs[run.job_id]))]
 
 
+def tried(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> dict[tuple[str, str | None], set[int]]:
+    """The seeds with which searches tried the setting of each group, by its key and data digest: where the search chose
+    it, a run of another job with such a seed is as lucky as the trial."""
+    found: dict[tuple[str, str | None], set[int]] = {}
+    for run in runs:
+        if is_trial(run, jobs[run.job_id]):
+            found.setdefault((run.group_key, run.data_digest), set()).add(run.seed)
+    return found
+
+
 def members(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> list[Members]:
     """The groups of some runs, whatever their state, the one with the oldest run first.
 

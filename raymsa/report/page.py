@@ -18,6 +18,7 @@ from raymsa.report import page_words as words
 from raymsa.report import plots_clips, plots_pairs, plots_runs
 from raymsa.report.evidence import Evidence, Group, evidence
 from raymsa.report.formats import Sheet, latex, markdown, marked, on_the_left
+from raymsa.report.groups import group_tables
 from raymsa.report.plots import MOST, Plot
 from raymsa.report.search_tables import verdict
 from raymsa.report.worst import Words, Worst, words_of, worst
@@ -161,7 +162,7 @@ def _sheets(store: Store, about: Evidence, clips: list[Worst]) -> dict[str, Shee
         "store": f"{store.engine.dialect.name}, schema {migrations.HEAD}",
     }
     made: dict[str, Sheet | None] = {
-        "results": sheets.scores(about),
+        **sheets.scores(group_tables(store, [about.job.id])),
         "intervals": sheets.intervals(about),
         "runs": sheets.by_seed(about),
         "metrics": sheets.metrics(about),

@@ -3,56 +3,58 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from raymsa.evaluation.metrics import PROFILES
 from raymsa.report.bins import Interval, interval, signs
-from raymsa.report.cells import FIRST
+from raymsa.report.cells import GIB, HOUR_S, metric_column
 from raymsa.report.evidence import Evidence, Training
 from raymsa.report.finals import HEALTH
 from raymsa.report.formats import Cell, Column, Noted, Sheet, shown
+from raymsa.report.group_sheets import sheets
+from raymsa.report.groups import GroupTable
 from raymsa.report.plots import named
 from raymsa.report.plots_runs import SHOWN, values
-from raymsa.report.results import Row
 from raymsa.report.search import Confirmed, Search
-from raymsa.report.search_tables import shown_fields, shown_state, shown_values
+from raymsa.report.search_tables import shown_fields, shown_setting, shown_state, shown_values
 from raymsa.report.spread import spread
 from raymsa.report.worst import Worst
 from raymsa.target import Classification
 
 SIGN_RULES = {"mosi": "Clips labelled exactly 0 are left out.", "sims": "0 counts as negative."}
-HOUR_S, GIB = 3600, 2**30
 DIFFER = "the runs differ in this"
 
 
-def scores(about: Evidence) -> Sheet:
-    """The main table: test, mean and sd over seeds, and the constant predictor."""
-    found = about.found
-    columns = (Column("variant", "variant"), Column("runs", "runs"), *map(_metric, found.metrics))
-    rows: list[tuple[Cell, ...]] = [
-        (_marked(row), f"{row.finished}/{row.planned}", *(row.test.get(name) for name in found.metrics))
-        for row in found.rows
-    ]
-    floor = next((row.constant for row in found.rows if row.constant), None)
-    if floor is not None:
-        what = "most frequent class" if found.classes else "train median"
-        rows.append((f"constant ({what})", "", *(floor.get(name) for name in found.metrics)))
-    notes = ("Sample sd (ddof 1), none for one seed. Runs: finished of planned.",)
-    return Sheet("Test, mean ± sd over seeds", columns, tuple(rows), notes)
+def scores(tables: Sequence[GroupTable]) -> dict[str, Sheet]:
+    """The main tables, as `raymsa results` has them but for cost and single seeds: those have tables of their own."""
+    made = {}
+    for number, (table, sheet) in enumerate(zip(tables, sheets(tables), strict=True), 1):
+        words = {f"test_{name}": _metric(name) for name in table.metrics}
+        words[f"valid_{table.decides}"] = valid_column(table.decides)
+        kept = [n for n, column in enumerate(sheet.columns) if column.name in ("label", "data", "seeds", *words)]
+        columns = tuple(words.get(sheet.columns[n].name, sheet.columns[n]) for n in kept)
+        rows = tuple(tuple(row[n] for n in kept) for row in sheet.rows)
+        name = "results" if number == 1 else f"results_{number}"
+        made[name] = Sheet(sheet.title, columns, rows, ("Sample sd (ddof 1), none for one seed.",))
+    return made
+
+
+def valid_column(metric: str) -> Column:
+    """The metric that decides."""
+    return metric_column(f"valid_{metric}", f"valid {named(metric)}", metric)
 
 
 def by_seed(about: Evidence) -> Sheet:
     """Every finished run for itself."""
     found = about.found
     names = [name for name in SHOWN[found.profile] if name in found.metrics]
-    valid = Column(f"valid_{found.decides}", f"valid {_metric(found.decides).heading}", *_form(found.decides))
     columns = (
         *(Column(name, name.replace("_", " ")) for name in ("variant", "seed", "run", "best_epoch")),
-        valid,
-        *(Column(f"test_{name}", f"test {_metric(name).heading}", *_form(name)) for name in names),
+        valid_column(found.decides),
+        *(metric_column(f"test_{name}", f"test {named(name)}", name) for name in names),
     )
     rows = [
         (group.name, *_of_run(one, found.decides), *(one.finals.get("test", {}).get(name) for name in names))
@@ -109,7 +111,7 @@ def health(about: Evidence) -> Sheet | None:
     """What was wrong with the answers themselves."""
     if not any(row.health for row in about.found.rows):
         return None
-    columns = (Column("variant", "variant"), *(Column(n, f"{n.replace('_', ' ')} (%)", 2, 100) for n in HEALTH))
+    columns = (Column("variant", "variant"), *(metric_column(name, name.replace("_", " ")) for name in HEALTH))
     rows = tuple((row.variant, *(row.health.get(name) for name in HEALTH)) for row in about.found.rows)
     notes = (
         "Unparsable: an answer in words that is no number in the form asked for (or no class); it counts as the "
@@ -180,19 +182,19 @@ def value(about: Evidence, label: float) -> str:
 
 def trials(found: Search) -> Iterator[Sheet]:
     """A search: settings on fresh seeds, then what chose them."""
-    metric = Column("valid", f"valid {_metric(found.metric).heading}", *_form(found.metric))
+    metric = metric_column("valid", f"valid {named(found.metric)}", found.metric)
     if found.confirmed:
         fields = shown_fields(found.confirmed)
         columns = (Column("setting", "setting"), metric, Column("runs", "runs"), _as_trial(found), *map(_field, fields))
         rows = tuple(
-            (_setting(one), one.valid, _runs(one), one.searched, *shown_values(one.values, fields))
+            (shown_setting(found, one), one.valid, _runs(one), one.searched, *shown_values(one.values, fields))
             for one in found.confirmed
         )
         yield Sheet("Settings confirmed with fresh seeds", columns, rows, ("Mean ± sample sd over fresh seeds.",))
     fields, ranked = shown_fields(found.trials), {one.run_id: at for at, one in enumerate(found.best)}
     columns = (Column("trial", "trial"), metric, Column("best_epoch", "best epoch"), *map(_field, fields))
     tried: tuple[tuple[Cell, ...], ...] = tuple(
-        (one.name, one.objective, one.best_epoch, *shown_values(one.values, fields), shown_state(one))
+        (one.name, one.objective, one.best_epoch, *shown_values(one.values, fields), shown_state(found, one))
         for one in sorted(found.trials, key=lambda one: (ranked.get(one.run_id, len(ranked)), one.number))
     )
     note = f"One seed each ({found.seed}), for choosing: the best of many trials is also the luckiest."
@@ -248,17 +250,8 @@ def _cost(name: str, one: Training) -> tuple[Cell, ...]:
     return (name, str(run.seed), *times, run.data_wait, run.trainable_parameters, run.attempts)
 
 
-def _marked(row: Row) -> Cell:
-    return Noted(row.variant, ("answers chosen among the target's own",)) if row.constrained else row.variant
-
-
 def _metric(name: str) -> Column:
-    return Column(name, named(name) if name in FIRST else f"{named(name)} (%)", *_form(name))
-
-
-def _form(name: str) -> tuple[int, float]:
-    """Decimals and scale: errors and correlations with three decimals, shares in percent with one."""
-    return (3, 1.0) if name in FIRST else (1, 100.0)
+    return metric_column(name, named(name))
 
 
 def _interval(found: Interval | None, column: Column) -> str | None:
@@ -277,16 +270,12 @@ def _of_run(one: Training, decides: str) -> tuple[Cell, ...]:
     return (str(one.run.seed), one.run.id, one.run.best_epoch, one.finals.get("valid", {}).get(decides))
 
 
-def _setting(one: Confirmed) -> str:
-    return f"{one.name} (default)" if one.is_default and one.name != "default" else one.name
-
-
 def _runs(one: Confirmed) -> str:
     return f"{one.valid.runs if one.valid else 0}/{one.planned}"
 
 
 def _as_trial(found: Search) -> Column:
-    return Column("as_trial", "as a trial", *_form(found.metric))
+    return metric_column("as_trial", "as a trial", found.metric)
 
 
 def _field(name: str) -> Column:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raymsa.evaluation.metrics import LOW_IS_GOOD
+from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD
 from raymsa.report.evidence import Evidence
 from raymsa.report.page_tables import flat
 from raymsa.report.plots import named
@@ -51,8 +51,8 @@ def summary(about: Evidence) -> Iterator[str]:
     yield _model(spec)
     if spec.get("train"):
         yield _training(about)
-    what = "weighted F1" if isinstance(about.task, Classification) else named(about.found.decides)
-    yield f"The weights that are best on valid ({what}) are tested, once. Nothing is chosen by a look at test."
+    rule = CRITERIA[about.task.profile]
+    yield f"The weights that are best on valid ({rule.words}) are tested, once. Nothing is chosen by a look at test."
     if spec.get("search"):
         yield "The rows of the table are settings with fresh seeds where there are any, else the trials themselves."
 
@@ -67,7 +67,7 @@ def findings(about: Evidence) -> Iterator[str]:
     for state in dict.fromkeys(run.state for run in left):
         yield f"{_count(sum(run.state == state for run in left), 'run')} {state}: in no mean."
     for row in about.found.rows:
-        yield from _collapsed(about, row.variant)
+        yield from (f"{row.variant}, {why}." for why in row.collapse.reasons(about.found.classes))
         for name, found in row.health.items():
             if found.mean > HEALTHY:
                 yield f"{row.variant}: {100 * found.mean:.2f} % of the test answers are {name.replace('_', ' ')}."
@@ -94,24 +94,6 @@ def commands(about: Evidence) -> list[tuple[str, str]]:
 
 def _code(commit: str) -> str:
     return "the code, which had changes that are in no commit" if commit.endswith("+changes") else "the code"
-
-
-def _collapsed(about: Evidence, variant: str) -> Iterator[str]:
-    """A trained baseline may be worse than saying the same of every clip."""
-    metric = about.found.decides
-    row = next(row for row in about.found.rows if row.variant == variant)
-    floor = row.constant.get(metric)
-    for group in (one for one in about.groups if one.name == variant):
-        for one, scores in zip(group.tested, group.score_RB, strict=True):
-            mine = one.finals.get("test", {}).get(metric)
-            if len(set(scores.tolist())) == 1 and len(scores) > 1:
-                yield f"{variant}, seed {one.run.seed}: collapsed; it predicts one value for every test clip."
-            elif mine is not None and floor is not None and not _better(metric, mine, floor):
-                yield f"{variant}, seed {one.run.seed}: collapsed; it is no better than the constant predictor on test."
-
-
-def _better(metric: str, mine: float, floor: float) -> bool:
-    return mine < floor if metric in LOW_IS_GOOD else mine > floor
 
 
 def _data(about: Evidence) -> str:

@@ -10,6 +10,7 @@ from raymsa.report.bins import Interval, interval
 from raymsa.report.cells import number
 from raymsa.report.evidence import Evidence, Group
 from raymsa.report.plots import INK, MOST, Plot, legend, line, look, named, plot, scale, short, unit
+from raymsa.report.results import floors
 
 SHOWN = {  # of each profile's metrics, those that papers print
     "mosi": ("mae", "corr", "acc2_nonzero", "acc7"),
@@ -95,7 +96,8 @@ def _ends(group: Group, metric: str) -> str:
 def _seeds(about: Evidence, groups: list[Group], metric: str) -> Plot:
     found = {group.name: values(group, metric) for group in groups}
     means = {name: interval(mine) for name, mine in found.items()}
-    floor = next((row.constant[metric] for row in about.found.rows if metric in row.constant), math.nan)
+    known = floors(about.found)  # a line for all rows is one that all of them have
+    floor = known[0][1].get(metric, math.nan) if len(known) == 1 else math.nan
 
     def paint(axes: Any) -> None:
         for place, group in enumerate(groups):

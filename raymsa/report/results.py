@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raymsa.evaluation.metrics import Criterion, confusion
+from raymsa.report.collapse import Collapse, collapse, one_values
 from raymsa.report.finals import HEALTH, completed, constant_of, in_order, rule_of, spreads
+from raymsa.report.members import confirming, is_trial, members
 from raymsa.report.search import Search, search
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
@@ -55,6 +57,7 @@ class Row:
     peak_memory_bytes: int | None
     trainable_parameters: int | None
     constant: dict[str, float]
+    collapse: Collapse
     best: Best | None
     confusion: tuple[tuple[int, ...], ...] | None
     constrained: bool = False
@@ -104,7 +107,9 @@ def results(store: Store, job_id: str) -> Results:
     done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
     names = in_order(profile)
     rule = rule_of(job.spec, profile)
-    groups = _groups(job.spec, runs, done, rule)
+    groups = _groups(job, runs, done, rule)
+    tests = {run.row.id: run.finals.get("test", {}) for run in done}
+    said = one_values(store, tests, dict.fromkeys(tests, profile))
     counted = 1 if job.spec.get("search") else len(groups)
     left = [run for run in runs if run.state not in ("done", "pruned")]
     return Results(
@@ -115,7 +120,15 @@ def results(store: Store, job_id: str) -> Results:
         decides=rule.metric,
         classes=task.classes if isinstance(task, Classification) else (),
         rows=tuple(
-            _row(rule, label, planned, mine, names, _confusion(store, task, mine) if at < counted else None)
+            _row(
+                rule,
+                label,
+                planned,
+                mine,
+                names,
+                _confusion(store, task, mine) if at < counted else None,
+                _collapse(mine, profile, said),
+            )
             for at, (label, planned, mine) in enumerate(groups)
         ),
         unfinished=tuple(Unfinished(r.id, r.variant, r.seed, r.state, r.error) for r in left),
@@ -123,35 +136,64 @@ def results(store: Store, job_id: str) -> Results:
     )
 
 
+def floors(found: Results) -> list[tuple[str, dict[str, float]]]:
+    """The constant predictor: once, under an empty name, where all rows were told the same, else by their variants."""
+    known = {row.variant: row.constant for row in found.rows if row.constant}
+    if len({tuple(for_json(floor).items()) for floor in known.values()}) > 1:  # plain: NaN is not equal to itself
+        return list(known.items())
+    return [("", floor) for floor in list(known.values())[:1]]
+
+
 def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
     return completed(store, run.id, queries.finals(store, run.id), profile)
 
 
 def _groups(
-    spec: Mapping[str, Any], runs: list[queries.RunRow], done: list[_Run], rule: Criterion
+    job: queries.Job, runs: list[queries.RunRow], done: list[_Run], rule: Criterion
 ) -> list[tuple[str, int, list[_Run]]]:
     """(label, runs planned, finished runs) of each table row: a variant, or one setting of a search."""
-    if spec.get("search"):
-        seed = spec["seeds"][0]
-        fresh = [run for run in runs if run.seed != seed]
-        mine = fresh or [run for run in runs if run.seed == seed and run.state != "pruned"]
-        return _settings(mine, done, rule, len(fresh) > 0)
-    variants = list(spec.get("variants") or {spec["readout"]["kind"]: {}})
+    if job.spec.get("search"):
+        return _settings(job, runs, done, rule)
+    variants = list(job.spec.get("variants") or {job.spec["readout"]["kind"]: {}})
     known = [*variants, *sorted({run.variant for run in runs} - set(variants))]
-    seeds = len(spec["seeds"])
+    seeds = len(job.spec["seeds"])
+    rows = []
+    for v in known:
+        mine = [run for run in runs if run.variant == v]
+        planned = max(seeds, len(mine))
+        rows += _on_one_data(job, v, planned, [run for run in done if run.row.variant == v])
+    return rows
+
+
+def _on_one_data(job: queries.Job, label: str, planned: int, runs: list[_Run]) -> list[tuple[str, int, list[_Run]]]:
+    """Runs on clips that were prepared differently share no mean."""
+    by_id = {run.row.id: run for run in runs}
+    groups = members([run.row for run in runs], {job.id: job})
+    digests = {one.data_digest for one in groups}
+    if len(digests) < 2:
+        return [(label, planned, runs)]
     return [
-        (v, max(seeds, sum(r.variant == v for r in runs)), [run for run in done if run.row.variant == v]) for v in known
+        (f"{label}, data {(one.data_digest or 'unknown')[:8]}", len(one.runs), [by_id[row.id] for row in one.runs])
+        for one in groups
     ]
 
 
 def _settings(
-    runs: list[queries.RunRow], done: list[_Run], rule: Criterion, confirmed: bool
+    job: queries.Job, runs: list[queries.RunRow], done: list[_Run], rule: Criterion
 ) -> list[tuple[str, int, list[_Run]]]:
     """Trials of a search differ by more than the seed, so only runs of one setting share a row; best on valid first."""
-    groups: dict[str, list[str]] = {}
-    for run in runs:
-        groups.setdefault(run.variant if confirmed else f"{run.variant} {run.group_key[:6]}", []).append(run.id)
-    rows = [(label, len(ids), [run for run in done if run.row.id in ids]) for label, ids in groups.items()]
+    jobs, finished = {job.id: job}, {run.row.id: run for run in done}
+    counted = [run for run in confirming(runs, jobs) if run.state != "pruned"]
+    begun = {one.key: one for one in members((run for run in counted if run.id in finished), jobs)}
+    by_key: dict[str, list[queries.RunRow]] = {}
+    for run in counted:
+        by_key.setdefault(run.group_key, []).append(run)
+    rows = []
+    for key, planned in by_key.items():
+        variant = planned[0].variant
+        label = f"{variant} {key[:6]}" if is_trial(planned[0], job) else variant
+        mine = [finished[run.id] for run in begun[key].runs] if key in begun else []
+        rows.append((label, len({run.seed for run in planned}), mine))
     return sorted(rows, key=lambda row: statistics.fmean([_error(run, rule) for run in row[2]] or [math.inf]))
 
 
@@ -162,6 +204,7 @@ def _row(
     runs: list[_Run],
     names: tuple[str, ...],
     counts: tuple[tuple[int, ...], ...] | None,
+    fallen: Collapse,
 ) -> Row:
     test = [run.finals.get("test", {}) for run in runs]
     peaks = [run.row.peak_memory_bytes for run in runs if run.row.peak_memory_bytes is not None]
@@ -178,11 +221,17 @@ def _row(
         peak_memory_bytes=max(peaks, default=None),
         trainable_parameters=max((run.row.trainable_parameters or 0 for run in runs), default=0) or None,
         constant=constant_of(test, names),
+        collapse=fallen,
         best=_best(runs, names, rule),
         confusion=counts,
         constrained=any(run.row.spec.get("readout", {}).get("constrained", False) for run in runs),
         run_ids=tuple(run.row.id for run in runs),
     )
+
+
+def _collapse(runs: list[_Run], profile: str, said: Mapping[str, float]) -> Collapse:
+    found = {run.row.seed: run.finals.get("test", {}) for run in runs}
+    return collapse(found, profile, {run.row.seed: said[run.row.id] for run in runs if run.row.id in said})
 
 
 def _best(runs: list[_Run], names: tuple[str, ...], rule: Criterion) -> Best | None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from raymsa.errors import RaymsaError, UsageError
+from raymsa.report.collapse import collapse
+from raymsa.report.members import is_trial
 from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import Aim, aim_of
 from raymsa.space import Space, Values
 from raymsa.store import Store, queries
 from raymsa.store.states import LIVE
 from raymsa.study import frozen
+from raymsa.target import task_of
 from raymsa.trials import DEFAULT, Trial, best, template_of, trials
 from raymsa.words import for_json
 
@@ -43,7 +47,8 @@ class Search:
     """A job's search: `best` are the trials that went to their end, the best first; `trials` are all of them.
 
     `importance` says how much of reaching the best tenth is owed to each field (PED-ANOVA); None for too few
-    trials, or if all gave the same.
+    trials, or if all gave the same. `collapsed` says in words what is no better than a constant on valid, which is all
+    that a search looks at: by the run id of a trial, by the name of a setting.
     """
 
     job_id: str
@@ -60,12 +65,14 @@ class Search:
     to_confirm: bool
     importance: dict[str, float] | None
     trials: tuple[Trial, ...]
+    collapsed: dict[str, str]
 
 
 def search(store: Store, job_id: str) -> Search:
     """What a job's search gave so far. Raises NotFound, and UsageError for a job without a search."""
     job, aim, space, found = _found(store, job_id)
     asked = job.spec["search"]
+    rows = queries.runs(store, job.id)
     return Search(
         job_id=job.id,
         name=job.name,
@@ -77,10 +84,11 @@ def search(store: Store, job_id: str) -> Search:
         planned=space.planned(asked["trials"]),
         states=dict(Counter(one.state for one in found)),
         best=tuple(best(found, aim)),
-        confirmed=tuple(_confirmed(store, job, aim, space, found)),
+        confirmed=tuple(_confirmed(store, job, aim, space, found, rows)),
         to_confirm=bool(asked.get("confirm")),
         importance=_importance(_in_memory(aim, space, found)),
         trials=tuple(found),
+        collapsed=_collapsed(store, job, rows),
     )
 
 
@@ -190,12 +198,26 @@ def _complete(study: Any) -> list[Any]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))  # type: ignore[no-any-return]
 
 
-def _confirmed(store: Store, job: queries.Job, aim: Aim, space: Space, found: list[Trial]) -> list[Confirmed]:
+def _collapsed(store: Store, job: queries.Job, rows: Sequence[queries.RunRow]) -> dict[str, str]:
+    """Judged on valid."""
+    done = [row for row in rows if row.state == "done"]
+    finals = queries.all_finals(store, [row.id for row in done])
+    together: dict[str, dict[int, Mapping[str, float]]] = {}
+    for row in done:
+        name = row.id if is_trial(row, job) else row.variant
+        together.setdefault(name, {})[row.seed] = finals[row.id].get("valid", {})
+    profile = task_of(job.spec).profile
+    judged = {name: collapse(found, profile, split="valid").words for name, found in together.items()}
+    return {name: words for name, words in judged.items() if words}
+
+
+def _confirmed(
+    store: Store, job: queries.Job, aim: Aim, space: Space, found: list[Trial], runs: Sequence[queries.RunRow]
+) -> list[Confirmed]:
     """Settings with runs on fresh seeds, the best mean first."""
-    seed: int = job.spec["seeds"][0]
     groups: dict[str, list[queries.RunRow]] = {}
-    for row in queries.runs(store, job.id):
-        if row.seed != seed:
+    for row in runs:
+        if not is_trial(row, job):
             groups.setdefault(row.variant, []).append(row)
     searched, own = {one.name: one.objective for one in found}, template_of(job).group
     made = [

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymsa.report.cells import heading, number, spread_text, table, words
-from raymsa.report.search import Search
+from raymsa.report.search import Confirmed, Search
 from raymsa.space import Values
 from raymsa.trials import Trial
 
@@ -51,7 +51,13 @@ def render_trials(found: Search, console: Console) -> None:
     for one in rows:
         epochs = str(max(one.epochs, default=0))
         best = "-" if one.best_epoch is None else str(one.best_epoch)
-        cells = [number(found.metric, one.objective), best, epochs, *shown_values(one.values, fields), shown_state(one)]
+        cells = [
+            number(found.metric, one.objective),
+            best,
+            epochs,
+            *shown_values(one.values, fields),
+            shown_state(found, one),
+        ]
         made.add_row(*map(words, [one.name, *cells]))
     console.print(made)
     if early:
@@ -66,7 +72,7 @@ def _confirmed(found: Search) -> Iterator[Table]:
     title = f"confirmed: valid {found.metric}, mean ± sd over fresh seeds"
     made = table(title, ["setting", "valid\n" + heading(found.metric), "runs", "as a\ntrial", *fields])
     for one in found.confirmed:
-        name = f"{one.name} (default)" if one.is_default and one.name != "default" else one.name
+        name = shown_setting(found, one)
         runs = f"{one.valid.runs if one.valid else 0}/{one.planned}"
         cells = [spread_text(found.metric, one.valid), runs, number(found.metric, one.searched)]
         made.add_row(*map(words, [name, *cells, *shown_values(one.values, fields)]))
@@ -107,8 +113,15 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def shown_state(one: Trial) -> str:
+def shown_state(found: Search, one: Trial) -> str:
     """How a trial stands, in words."""
     if one.state == "pruned":
         return f"ended early after epoch {one.stopped_at()}"
-    return one.state
+    return ", ".join(filter(None, [one.state, found.collapsed.get(one.run_id)]))
+
+
+def shown_setting(found: Search, one: Confirmed) -> str:
+    """A setting's name, and what has to be known with it."""
+    said = ["default"] if one.is_default and one.name != "default" else []
+    said += [found.collapsed[one.name]] if one.name in found.collapsed else []
+    return f"{one.name} ({', '.join(said)})" if said else one.name

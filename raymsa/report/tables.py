@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from raymsa.report.cells import heading, number, spread_text, words
+from raymsa.report.cells import GIB, HOUR_S, heading, number, spread_text, words
 from raymsa.report.cells import table as new_table
 from raymsa.report.finals import HEALTH
-from raymsa.report.results import Results, Row
+from raymsa.report.results import Results, Row, floors
 from raymsa.report.search_tables import render_trials
-from raymsa.words import for_json
 
 
 def render(found: Results, console: Console) -> None:
@@ -75,25 +74,22 @@ def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]
 def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
     """One row when all variants have the same floor, else one for each of them."""
     constant = "constant\n(most frequent)" if found.classes else "constant\n(train median)"
-    floors = {row.variant: row.constant for row in found.rows if row.constant}
-    if len({tuple(for_json(floor).items()) for floor in floors.values()}) > 1:  # plain: NaN is not equal to itself
-        return [(f"{constant},\n{variant}", floor) for variant, floor in floors.items()]
-    return [(constant, floor) for floor in list(floors.values())[:1]]
+    return [(f"{constant},\n{name}" if name else constant, floor) for name, floor in floors(found)]
 
 
 def _costs(found: Results) -> Table:
     health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
     headings = ["variant", "runs", "valid\n" + heading(found.decides), *map(heading, health)]
-    table = new_table("cost", [*headings, "device\nmin/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
+    table = new_table("cost", [*headings, "device\nh/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
             _label(row),
             f"{row.finished}/{row.planned}",
             spread_text(found.decides, row.valid),
             *(spread_text(name, row.health.get(name)) for name in health),
-            "-" if row.device_s is None else f"{row.device_s / 60:.1f}",
+            "-" if row.device_s is None else f"{row.device_s / HOUR_S:.3f}",
             "-" if row.data_wait is None else f"{100 * row.data_wait:.0f}",
-            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f}",
+            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / GIB:.2f}",
             "-" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         )
     return table

@@ -5,7 +5,7 @@ from raymsa.store.queries.figures import (
     by_epoch,
     clip_counts,
     finals,
-    last_rates,
+    median_rates,
     predictions,
     score_ranges,
     steps,
@@ -24,7 +24,7 @@ from raymsa.store.queries.queued import (
     tasks,
     untold,
 )
-from raymsa.store.queries.trained import artifacts, done_mark, done_on, finished, group, group_key, run, runs
+from raymsa.store.queries.trained import artifacts, done_mark, done_on, finished, group, group_key, run, runs, samples
 
 __all__ = [
     "CANDIDATES",
@@ -50,11 +50,12 @@ __all__ = [
     "job",
     "job_states",
     "jobs",
-    "last_rates",
+    "median_rates",
     "predictions",
     "run",
     "running_tasks",
     "runs",
+    "samples",
     "score_ranges",
     "something_to_do",
     "state",

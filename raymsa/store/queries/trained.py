@@ -33,15 +33,10 @@ def done_on(store: Store, data_digest: str) -> list[RunRow]:
     return read_rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
 
 
-def finished(
-    store: Store,
-    jobs: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-    data: Sequence[str] | None = None,
-) -> list[RunRow]:
-    """Finished runs, oldest first: of all jobs, or of these jobs or groups, or on these clips."""
+def finished(store: Store, jobs: Sequence[str] | None = None, groups: Sequence[str] | None = None) -> list[RunRow]:
+    """Finished runs, oldest first: of all jobs, or of these jobs or groups."""
     table = tables.runs
-    given = ((table.c.job_id, jobs), (table.c.group_key, groups), (table.c.data_digest, data))
+    given = ((table.c.job_id, jobs), (table.c.group_key, groups))
     wanted = [column.in_(values) for column, values in given if values is not None]
     found = equal_to(table, state="done").where(or_(*wanted) if wanted else true())
     return read_rows(store, RunRow, found.order_by(table.c.finished_at, table.c.id))
@@ -54,6 +49,14 @@ def done_mark(store: Store) -> tuple[int, float]:
         found = select(func.count(), func.max(table.c.finished_at)).where(table.c.state == "done")
         count, ended_at = connection.execute(found).one()
     return count, ended_at or 0.0
+
+
+def samples(store: Store) -> list[RunRow]:
+    """A finished run of every group on every set of clips."""
+    table = tables.runs
+    done = equal_to(table, state="done").with_only_columns(func.min(table.c.id))
+    first = done.group_by(table.c.group_key, table.c.data_digest)
+    return read_rows(store, RunRow, select(table).where(table.c.id.in_(first)))
 
 
 def group(store: Store, group_key: str) -> list[RunRow]:
