@@ -126,7 +126,7 @@ def test_a_table_is_sorted_by_keyboard_alone_and_stays_sorted(home, store, chrom
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.keyboard.press("Enter")
         assert page.get_attribute(heading, "aria-sort") == "ascending"
-        assert column() == sorted(column())
+        assert len(column()) > 4 and column() == sorted(column())
         page.keyboard.press("Space")
         assert page.get_attribute(heading, "aria-sort") == "descending"
         assert column() == sorted(column(), reverse=True)
