@@ -151,7 +151,8 @@ def test_the_best_row_is_that_of_valid_with_its_heading(store) -> None:
     finish(store, enter(store, job_id, "b", 1), 0.5, 0.4)
     told = notify.message(store, job_id)["best"]
     assert "mean ± sd over seeds" in told
-    assert [line.split()[0] for line in told.splitlines()[-2:]] == ["b", "constant"]
+    first = [line.split()[0] for line in told.splitlines() if line]
+    assert "b" in first and "a" not in first
     assert " 0.500 " in told and " 0.100 " not in told
 
 
@@ -164,7 +165,7 @@ def test_the_best_row_of_a_search_by_correlation_is_the_highest(store) -> None:
         connection.execute(valid.values(value=0.99))
     told = notify.message(store, job_id)["best"]
     assert "best on valid (corr) first" in told
-    assert [line.split()[0] for line in told.splitlines() if line.lstrip().startswith("t")] == ["t2"]
+    assert {line.split()[0] for line in told.splitlines() if line.lstrip().startswith("t")} == {"t2"}
 
 
 @pytest.mark.parametrize(

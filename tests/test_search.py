@@ -16,7 +16,7 @@ from raymsa.errors import UsageError
 from raymsa.proposals import confirming
 from raymsa.report import search as report
 from raymsa.report.results import as_json, results
-from raymsa.report.tables import render
+from raymsa.report.tables import render_rest
 from raymsa.store import Store, queries, records, tables
 from tests.searches import SPACE, new_job, proposals, settings, train, valid_mae
 
@@ -164,7 +164,7 @@ def test_a_trial_that_was_ended_early_is_no_missing_result(store, tmp_path):
 
 def printed(seen: Any) -> str:
     console = Console(file=io.StringIO(), width=200)
-    render(seen, console)
+    render_rest(seen, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""A job's results on the screen: scores, confusions, cost, the runs chosen on valid."""
+"""What a job has beside its groups, on the screen: confusions, cost, the runs chosen on valid."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from rich.table import Table
 from raymsa.report.cells import GIB, HOUR_S, heading, number, spread_text, words
 from raymsa.report.cells import table as new_table
 from raymsa.report.finals import HEALTH
-from raymsa.report.results import Results, Row, floors
+from raymsa.report.results import Best, Results, Row
 from raymsa.report.search_tables import render_trials
-
-
-def render(found: Results, console: Console) -> None:
-    """Print the tables: scores on test, and all the rest."""
-    for table in _scores(found, console.width):
-        console.print(table)
-    render_rest(found, console)
 
 
 def render_rest(found: Results, console: Console) -> None:
@@ -30,19 +23,6 @@ def render_rest(found: Results, console: Console) -> None:
     for run in found.unfinished:
         why = f": {run.error}" if run.error else ""
         console.print(words(f"not finished: {run.run_id} ({run.variant}, seed {run.seed}) is {run.state}{why}"))
-
-
-def _scores(found: Results, width: int) -> Iterator[Table]:
-    title = f"{found.name} ({found.job_id}): test, mean ± sd over seeds"
-    for names in _side_by_side(found, width, cell=13):
-        table = new_table(title, ["variant", "runs", *map(heading, names)])
-        for row in found.rows:
-            cells = [spread_text(name, row.test.get(name)) for name in names]
-            table.add_row(_label(row), f"{row.finished}/{row.planned}", *cells)
-        for label, constant in _constants(found):
-            table.add_row(words(label), "", *(number(name, constant.get(name)) for name in names), style="dim")
-        yield table
-        title = ""
 
 
 def _label(row: Row) -> str:
@@ -71,12 +51,6 @@ def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]
     return [found.metrics[at : at + count] for at in range(0, len(found.metrics), count)]
 
 
-def _constants(found: Results) -> list[tuple[str, dict[str, float]]]:
-    """One row when all variants have the same floor, else one for each of them."""
-    constant = "constant\n(most frequent)" if found.classes else "constant\n(train median)"
-    return [(f"{constant},\n{name}" if name else constant, floor) for name, floor in floors(found)]
-
-
 def _costs(found: Results) -> Table:
     health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
     headings = ["variant", "runs", "valid\n" + heading(found.decides), *map(heading, health)]
@@ -101,8 +75,13 @@ def _chosen(found: Results, width: int) -> Iterator[Table]:
     title = "best run of each variant, chosen on valid; its numbers on test"
     for names in _side_by_side(found, width - 16, cell=7):  # the run's seed and its metric on valid stand in front
         table = new_table(title, ["run", "seed", "valid\n" + heading(found.decides), *map(heading, names)])
-        for best in (row.best for row in found.rows if row.best):
-            head = (best.run_id, str(best.seed), number(found.decides, best.valid))
+        for row, best in ((row, row.best) for row in found.rows if row.best):
+            head = (_named(row, best), str(best.seed), number(found.decides, best.valid))
             table.add_row(*map(words, head), *(number(name, best.test.get(name)) for name in names))
         yield table
         title = ""
+
+
+def _named(row: Row, best: Best) -> str:
+    """The best seed of a variant may be no better than a constant all the same."""
+    return best.run_id + ("\n(collapsed)" if best.seed in {one.seed for one in row.collapse.seeds} else "")
