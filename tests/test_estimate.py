@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from raymsa.advice import alternatives
 from raymsa.cli import main
 from raymsa.clip import Batch, Clip, Vectors
-from raymsa.data.collate import Collate
+from raymsa.data.collate import Collate, within_budget
+from raymsa.data.largest import largest
 from raymsa.estimate import Clips, Estimate, Hollow, estimate
 from raymsa.prompts import prompt_of
 from raymsa.spec import ModelSpec, check
@@ -183,6 +184,31 @@ def test_the_largest_pass_is_that_of_the_most_memory_not_of_the_most_tokens(midd
     assert found.peak > 1.1 * longer.peak
     real = measured(spec, seen[: found.clips["training"]])
     assert found.peaks["training"].bytes == pytest.approx(real["training"], rel=NEAR)
+
+
+def _tokens(lengths: list[int], packed: bool) -> int:
+    return sum(lengths) if packed else max(lengths) * len(lengths)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("most", [5, None])
+def test_of_all_passes_that_clips_of_like_length_make_the_largest_are_tried(most: int | None, packed: bool) -> None:
+    spec, folder = job("tiny"), known_folder(ModelSpec(path="tiny"))
+    words = (spec.inputs, prompt_of(spec), spec.dataset.task.with_labels(Labels()), spec.dataset.language)
+    collate = Collate(Encoder(folder.tokenizer, folder.extractor, folder.config, *words), spec.readout)
+    random = np.random.default_rng(0)
+    clips = [clip(f"c{i}", "", int(random.choice([0, 4, 16])), float(random.choice([0, 0.5, 6]))) for i in range(40)]
+    tried = largest(clips, collate, 400, most, packed)
+    sized = {  # the clips that count, and the size of a pass
+        "tokens": (lambda c: True, lambda m: _tokens([len(one.token_T) for one in m], packed)),
+        "sound": (lambda c: c.audio_S is not None, lambda m: sum(one.clip.audio_tokens for one in m)),
+        "picture": (lambda c: c.frames_FHWC is not None, lambda m: sum(one.clip.video_tokens for one in m)),
+    }
+    for kind, (has, size) in sized.items():
+        some = sorted((collate.measure(one) for one in clips if has(one)), key=lambda m: -len(m.token_T))
+        passes = [next(within_budget(some[i : i + (most or 40)], 400, packed)) for i in range(len(some))]
+        assert max(size(one.clips) for one in tried) == max(map(size, passes)), kind
+    assert all(one.more is (most is not None and len(one.clips) < most) for one in tried)
 
 
 def test_clips_without_contents_have_the_sizes_of_real_ones() -> None:

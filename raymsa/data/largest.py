@@ -24,6 +24,7 @@ from raymsa.datasets.base import MediaSettings
 STATED_S, STATED_WORDS, STATED_SHAPE = 5.0, 25, (720, 1280)
 WORD = "good"  # one token in every vocabulary here
 CHARACTERS_PER_TOKEN = 4  # to sort clips by length before their words are counted exactly
+LEAST_SIDE = 56  # pixels of a frame that has tokens
 SPARE = 2  # clips that may fit into a pass, too, once their words are counted
 SIZES = ["id", "split", "text", "seconds", "frames_shape", "audio_samples", "previous"]
 
@@ -71,9 +72,10 @@ def largest(
     most that a step takes, None where there are no steps, as in scoring.
     """
     most = batch_clips or len(clips)
-    fixed = len(collate.measure(_clip("", "", 0.0, None, None, ())).token_T)
     size_N3 = np.array([_sizes(clip, collate) for clip in clips])
-    size_N3[:, 0] += fixed
+    heard_N, seen_N = size_N3[:, 1] > 0, size_N3[:, 2] > 0
+    for heard, seen in {*zip(heard_N.tolist(), seen_N.tolist(), strict=True)}:
+        size_N3[(heard_N == heard) & (seen_N == seen), 0] += _prompt(collate, heard, seen)
     by_length_N = np.argsort(-size_N3[:, 0], kind="stable")
     chosen: dict[tuple[int, ...], None] = {}
     for kind in range(3):  # of all clips, of those with sound, of those with a picture
@@ -85,6 +87,13 @@ def largest(
                 chosen[tuple(some[first : min(first + most, end_N[first] + SPARE)])] = None
     found = [next(within_budget([collate.measure(clips[i]) for i in few], batch_tokens, packed)) for few in chosen]
     return [_largest(some, min(most, len(clips)) if batch_clips else 0, packed) for some in found]
+
+
+def _prompt(collate: Collate, heard: bool, seen: bool) -> int:
+    """Tokens of a clip without words beside those that stand for sound and picture: their marks among them."""
+    shape = (1, LEAST_SIDE, LEAST_SIDE) if seen else None
+    clip = _clip("", "", 1.0, shape, SAMPLE_RATE if heard else None, ())
+    return len(collate.measure(clip).token_T) - _sizes(clip, collate)[0]
 
 
 def _passes(size_N3: np.ndarray, most: int, batch_tokens: int, packed: bool) -> tuple[np.ndarray, np.ndarray]:
