@@ -16,13 +16,13 @@ from raymsa.bench.clips import Source
 from raymsa.bench.request import Request
 from raymsa.bench.split import Split
 from raymsa.clip import Batch, Clip
+from raymsa.data.ahead import ahead
 from raymsa.errors import Stopped, UsageError
 from raymsa.spec import JobSpec
 from raymsa.target import Reading, Target
 from raymsa.thinker.geometry import known_folder
 from raymsa.thinker.load import absent_parts, compute_type, load, open_folder, with_adapters
 from raymsa.thinker.random_weights import random_thinker
-from raymsa.training.evaluate import score
 from raymsa.training.loop import Feed, Position, Progress, fit
 from raymsa.training.run import collate_for, student_of, training_steps
 
@@ -102,13 +102,13 @@ class Ours:
     def score(self, clips: list[Clip], batch: int) -> list[Reading]:
         """See Side."""
         self._student.train_mode(False)
-        length_N = [len(self._collate.measure(clip).token_T) for clip in clips]
-        order = sorted(range(len(clips)), key=lambda at: -length_N[at])  # as `score` takes those of a window
-        # A window for each pass: a budget of tokens lets more short clips than `batch` into a packed one.
-        train = self._spec.train.model_copy(update={"batch_tokens": batch * max(length_N), "window_clips": batch})
-        found = score(self._student, self._collate, [clips[at] for at in order], train)
-        reading = {at: one.reading for at, one in zip(order, found, strict=True)}
-        return [reading[at] for at in range(len(clips))]
+        measured = [self._collate.measure(clip) for clip in clips]
+        # As `score` does a window, but for the passes: into a budget of tokens more short clips than `batch` may fit.
+        order = sorted(range(len(clips)), key=lambda at: -len(measured[at].token_T))
+        passes = ahead(self._collate([measured[at] for at in some]) for some in _cut(order, batch))
+        made = [reading for one in passes for reading in self._student.read(one)]
+        found = dict(zip(order, made, strict=True))
+        return [found[at] for at in range(len(clips))]
 
 
 class _Watch:
