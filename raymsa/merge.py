@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -22,6 +23,15 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
         variants = {name: nested(over) if isinstance(over, dict) else over for name, over in raw["variants"].items()}
         raw = {**raw, "variants": variants}
     return raw
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values, the other way round: what has no fields is a value, also an empty mapping or a list."""
+    for name, value in nested.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -146,6 +146,25 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new local folder to write into; afterwards it stands at `folder`, instead of what was there.
+
+    What was there comes back if that fails. Raises OSError.
+    """
+    with _aside(folder) as part:
+        yield part
+        old = part.with_name("old")  # removed with what is around it
+        if folder.exists():
+            folder.rename(old)
+        try:
+            part.rename(folder)
+        except OSError:
+            if old.exists():
+                old.replace(folder)
+            raise
+
+
+@contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to write into and then to rename; what killed writers left there is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymsa.errors import NotFinished, NotFound, RaymsaError, UsageError
+from raymsa.merge import flat
+from raymsa.place import replaced_folder
 from raymsa.plugins import Spec
 from raymsa.report.finals import finals_of
 from raymsa.store import Store, queries
@@ -53,7 +53,7 @@ class Recorded:
     @cached_property
     def params(self) -> dict[str, Any]:
         """The resolved spec, flattened: `train.lora_lr` -> 2e-4."""
-        return dict(flat(self.run.spec))
+        return {clean(name): _leaf(value) for name, value in flat(self.run.spec)}
 
     @cached_property
     def tags(self) -> dict[str, str]:
@@ -142,15 +142,11 @@ def needed(package: str, extra: str) -> Any:
         raise UsageError(f"exporting to {extra} needs a package: pip install 'raymsa[{extra}]'") from None
 
 
-def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of plain data by dotted names; a list is one leaf, as JSON."""
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from flat(part, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (int, float)):
-        yield clean(name), value
-    else:
-        yield clean(name), clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+def _leaf(value: Any) -> Any:
+    """A number as it is, anything else as text; a list is JSON."""
+    if isinstance(value, (int, float)):
+        return value
+    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def clean(text: str) -> str:
@@ -196,19 +192,9 @@ def replaced(folder: Path, mark: str) -> Iterator[Path]:
 
     For one process at a time: see `locked`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(".part-*"):  # of an export that was killed
-        shutil.rmtree(left)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-    try:
+    with replaced_folder(folder) as part:
         yield part
         (part / MARK).write_text(mark, encoding="utf-8")
-        part.chmod(0o755)  # mkdtemp makes it private
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _of(store: Store, name: str) -> list[Recorded]:

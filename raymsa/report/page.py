@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import yaml
 
 from raymsa.errors import RaymsaError, UsageError
+from raymsa.place import replaced_folder
 from raymsa.report import page_tables as sheets
 from raymsa.report import page_words as words
 from raymsa.report import plots_clips, plots_pairs, plots_runs
@@ -95,16 +94,10 @@ def write(report: Report, out: Path) -> list[str]:
     check(out)
     files = _files(report)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
+        with replaced_folder(out) as part:
             for name, text in files.items():
                 (part / name).parent.mkdir(exist_ok=True)
                 (part / name).write_text(text, encoding="utf-8", newline="")
-            part.chmod(0o755)  # mkdtemp makes it private
-            _put(part, out)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise RaymsaError(f"--out: {out}: cannot be written: {error.strerror or error}") from None
     return list(files)
@@ -138,21 +131,6 @@ def _files(report: Report) -> dict[str, str]:
     files[words.JOB_FILE] = yaml.safe_dump(job.spec, sort_keys=False, allow_unicode=harmless)
     mark = {"raymsa": "report", "job": job.id, "files": sorted([*files, MARK])}
     return {**files, MARK: json.dumps(mark, indent=1) + "\n"}
-
-
-def _put(part: Path, out: Path) -> None:
-    """Give a finished folder its name. An older report goes out of the way first, and comes back if that fails."""
-    if not out.exists():
-        part.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    out.replace(old)  # onto an empty folder
-    try:
-        part.rename(out)
-    except OSError:
-        old.replace(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sheets(store: Store, about: Evidence, clips: list[Worst]) -> dict[str, Sheet]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raymsa.evaluation.metrics import PROFILES
+from raymsa.merge import flat
 from raymsa.report.bins import Interval, interval, signs
 from raymsa.report.cells import GIB, HOUR_S, metric_column
 from raymsa.report.evidence import Evidence, Training
@@ -222,15 +223,6 @@ def environment(about: Evidence, store_facts: Mapping[str, str]) -> Sheet:
     rows: list[tuple[Cell, ...]] = [(name, _all(found)) for name, found in facts.items()]
     rows += list(store_facts.items())
     return Sheet("Environment", (Column("what", "what"), Column("value", "value")), tuple(rows))
-
-
-def flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; what has no fields is a value."""
-    for name, value in spec.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _all(found: Iterable[str | None]) -> Cell:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD
+from raymsa.merge import flat
 from raymsa.report.evidence import Evidence
-from raymsa.report.page_tables import flat
 from raymsa.report.plots import named
 from raymsa.target import Classification
 
