@@ -425,14 +425,14 @@ def test_without_a_login_or_a_name_nothing_is_asked(store: Store, made: Path, hu
         ("model.path", "Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-7B"),
         ("model.path", "tiny", "tiny"),
         ("variants.big.model.path", "C:\\Users\\ada\\qwen", "qwen"),
-        ("search.space.model.path.choice", ["ada/secret/a", "../b", "/home/ada/c", "Qwen/Q", "mine/d"],
+        ("search.space.model.path.choice", ["ada/secret/a", "../b", "/srv/ada/c", "Qwen/Q", "mine/d"],
          ["a", "b", "c", "Qwen/Q", "d"]),
         ("search.space.dataset.raw.choice", ["ada/a"], ["a"]),
         ("name", "~/ada/x", "x"),
         ("name", "C:/Users/ada/x", "x"),
         ("name", "..\\ada\\x", "x"),
         ("prompt", "sad/happy or both", "sad/happy or both"),
-        ("prompt", "on a scale\n/home", "on a scale\n/home"),
+        ("prompt", "on a scale\n/srv", "on a scale\n/srv"),
     ],
 )  # fmt: skip
 def test_no_form_of_a_path_of_this_machine_is_pushed(
