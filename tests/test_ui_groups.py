@@ -74,6 +74,11 @@ def test_a_group_that_is_no_better_than_a_constant_is_called_collapsed(store, gu
         gen, disc = (next(row for row in rows_of(guest.get(path).text) if row.startswith(v)) for v in ("gen", "disc"))
         assert "collapsed" in gen and "predicts one value" in gen
         assert "collapsed" not in disc
+    shown = words(guest.get(f"/runs/{run.id}").text)
+    assert "Collapsed: seed 2 predicts one value (0.2) for all test clips" in shown
+    assert "ollapsed" not in guest.get(f"/runs/{run.job_id}-disc-1").text
+    shown = rows_of(guest.get(f"/compare?run={run.id}&run={run.job_id}-disc-1").text)
+    assert [f"{run.variant} (collapsed)" in row for row in shown if row.startswith(run.job_id)] == [True, False]
 
 
 def test_a_new_result_is_on_the_page_of_groups(store, guest) -> None:

@@ -18,6 +18,7 @@ from raymsa.report.results import results
 from raymsa.report.spread import Spread
 from raymsa.store import Store, records
 from raymsa.ui import groups, kept, logs, pages, reports
+from raymsa.ui import words as ui_words
 from raymsa.ui.curves import Curves
 from raymsa.ui.words import environment, key, piece, plain
 from tests.jobs import wait_for
@@ -147,6 +148,22 @@ def test_results_that_take_long_keep_no_page_waiting_and_are_read_once(store, gu
     free.set()
     wait_for(lambda: "±" in pages.job(store, job_id, known).parts["results"], 60)
     assert asked == [[job_id]]
+
+
+def test_rows_are_made_again_only_where_their_cells_are_others(monkeypatch) -> None:
+    monkeypatch.setattr(ui_words, "TABLES_KEPT", 2)
+    made, some = [], ui_words.Rows()
+    monkeypatch.setattr(ui_words, "row_html", lambda *row: made.append(row[0]) or f"{row[1][0].text}{len(made)}")
+
+    def rows(key: str, **texts: str) -> dict[str, str]:
+        table = sortable.Sortable((), {name: (sortable.Cell(text, sortable.MISSING),) for name, text in texts.items()})
+        return some.of(key, table, "run")
+
+    assert rows("t", a="x", b="y") == {"a": "x1", "b": "y2"}
+    assert rows("t", b="z", a="x", c="w") == {"b": "z3", "a": "x1", "c": "w4"}
+    assert rows("t", a="x") == {"a": "x1"}
+    assert rows("t", b="z", a="x") == {"b": "z5", "a": "x1"}
+    assert [rows(key, a="x") for key in "uvt"][2] == {"a": "x8"}
 
 
 def test_only_so_many_things_are_kept(monkeypatch) -> None:

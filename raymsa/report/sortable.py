@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from raymsa.evaluation.criteria import criterion_of
@@ -105,21 +105,24 @@ def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
     return Sortable(columns, {name: (Cell(_words(name)), *cells[name]) for name in kept})
 
 
-def compared(runs: list[RunRow], test: Mapping[str, Mapping[str, float]]) -> Sortable:
-    """Runs beside each other, with their metrics on test; on which clips, where these differ."""
+def compared(runs: list[RunRow], test: Mapping[str, Mapping[str, float]], collapsed: Collection[str] = ()) -> Sortable:
+    """Runs beside each other, with their metrics on test; on which clips, where these differ. `collapsed` are ids."""
     profiles = [task_of(run.spec).profile for run in runs]
     names = list(dict.fromkeys(name for profile in profiles for name in in_order(profile)))
     data = len({run.data_digest for run in runs}) > 1
     about = ("run", "variant", "seed", "state", *(["data"] if data else []))
     numbers = ("valid", *map(_words, names))
     columns = (*(Column(words, words == "seed") for words in about), *(Column(words, True) for words in numbers))
-    return Sortable(columns, {run.id: _compared(run, test[run.id], names, data) for run in runs})
+    return Sortable(columns, {run.id: _compared(run, test[run.id], names, data, run.id in collapsed) for run in runs})
 
 
-def _compared(run: RunRow, test: Mapping[str, float], names: list[str], data: bool) -> tuple[Cell, ...]:
+def _compared(
+    run: RunRow, test: Mapping[str, float], names: list[str], data: bool, collapsed: bool
+) -> tuple[Cell, ...]:
     valid = None if run.valid_error is None else criterion_of(run.spec).turned(run.valid_error)
     digest = [Cell((run.data_digest or "unknown")[:SHORT])] if data else []
-    about = (Cell(run.id), Cell(run.variant), Cell(str(run.seed), run.seed), Cell(run.state), *digest)
+    variant = f"{run.variant} (collapsed)" if collapsed else run.variant
+    about = (Cell(run.id), Cell(variant), Cell(str(run.seed), run.seed), Cell(run.state), *digest)
     cells = (_or_dash(test.get(n), lambda v, n=n: number(n, v)) for n in names)  # type: ignore[misc]
     return (*about, Cell(rows.valid(run) or "-", _or_missing(valid)), *cells)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymsa.errors import NotFinished, UsageError
 from raymsa.report import sortable
+from raymsa.report.collapse import collapse, one_values
 from raymsa.report.compare import comparison
 from raymsa.report.compare_sheets import sheets
 from raymsa.report.finals import completed
@@ -43,7 +44,8 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
         "said": make.compare_said(len(shown), len(found), len(whole) - len(counted), _digests(shown)),
         "differences": _differences(store, sides, _version(found.values()), known),
     }
-    table = sortable.compared(shown, _test(store, shown))
+    test = _test(store, shown)
+    table = sortable.compared(shown, test, _collapsed(store, shown, test))
     facts = {"columns": table.columns, "command": f"raymsa compare {shlex.join(sides)}" if len(sides) > 1 else ""}
     return Seen("Compare", facts, texts(parts), {"compared": table_rows(table, "run")})
 
@@ -106,6 +108,16 @@ def _test(store: Store, shown: Sequence[RunRow]) -> dict[str, dict[str, float]]:
         for one in shown
     }
     return {run_id: splits.get("test", {}) for run_id, splits in whole.items()}
+
+
+def _collapsed(store: Store, shown: Sequence[RunRow], test: Mapping[str, Mapping[str, float]]) -> set[str]:
+    """The runs that are collapsed."""
+    said = one_values(store, test, {one.id: _profile(one) for one in shown})
+    judged = {
+        one.id: collapse({one.seed: test[one.id]}, _profile(one), {one.seed: said[one.id]} if one.id in said else {})
+        for one in shown
+    }
+    return {run_id for run_id, found in judged.items() if found.words}
 
 
 def _profile(one: RunRow) -> str:

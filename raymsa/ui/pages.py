@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from raymsa.home import run_dir
-from raymsa.report import rows, sortable
+from raymsa.report import collapse, rows, sortable
 from raymsa.report.finals import completed
 from raymsa.report.status import Status, status
 from raymsa.report.top import frame
 from raymsa.store import Store, overview, queries
 from raymsa.store.states import LIVE, state_of
-from raymsa.target import task_of
+from raymsa.target import Classification, task_of
 from raymsa.ui import groups, logs, reports
 from raymsa.ui.curves import Curves, charts
 from raymsa.ui.kept import Kept
 from raymsa.ui.live import Seen
-from raymsa.ui.words import piece, pieces, plain, table_rows, texts
+from raymsa.ui.words import Rows, piece, pieces, plain, table_rows, texts
 from raymsa.words import duration, moment
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
@@ -28,10 +28,11 @@ TAIL, TAIL_BYTES = 200, 256 * 1024  # lines of a log beside other things
 
 @dataclass
 class Known:
-    """What looks keep between them: curves, tables of groups as HTML, differences that were drawn, as HTML."""
+    """What looks keep between them: curves; as HTML: rows, tables of groups, differences that were drawn."""
 
     reports: Path
     curves: Curves = field(default_factory=Curves)
+    rows: Rows = field(default_factory=Rows)
     groups: Kept[str] = field(default_factory=Kept)
     differences: Kept[str] = field(default_factory=Kept)
 
@@ -83,7 +84,7 @@ def job(store: Store, name: str, known: Known) -> Seen:
     }
     facts = {"job": found.job, "columns": table.columns}
     title = f"{rows.short(plain(found.job.name), 60)} ({found.job.id})"
-    return Seen(title, facts, texts(parts), {"runs": table_rows(table, "run", "run")})
+    return Seen(title, facts, texts(parts), {"runs": known.rows.of(found.job.id, table, "run", "run")})
 
 
 def run(store: Store, name: str, known: Known) -> Seen:
@@ -104,9 +105,13 @@ def run(store: Store, name: str, known: Known) -> Seen:
 
 
 def _finals(store: Store, found: queries.RunRow, make: Any) -> str:
-    profile = task_of(found.spec).profile
-    measured = completed(store, found.id, queries.finals(store, found.id), profile)
-    return str(make.finals(sortable.finals(measured, profile))) if measured else ""
+    task = task_of(found.spec)
+    measured = completed(store, found.id, queries.finals(store, found.id), task.profile)
+    if not measured:
+        return ""
+    fallen = collapse.of_run(store, found, measured.get("test", {}), task.profile)
+    classes = task.classes if isinstance(task, Classification) else ()
+    return str(make.finals(sortable.finals(measured, task.profile), list(fallen.reasons(classes))))
 
 
 def _results(store: Store, found: Status, known: Known, make: Any) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import OrderedDict
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +22,7 @@ from raymsa.words import visible
 HERE = Path(__file__).parent
 LONGEST = 60  # characters of a name in a table
 MOST_ROWS = 200  # of a table at first: a browser takes a second to lay out a thousand
-ROWS_KEPT = 8192  # rows as HTML: of a large table few change between two looks
+TABLES_KEPT = 8  # with their rows as HTML
 
 
 @cache
@@ -93,7 +95,24 @@ def table_rows(table: Sortable, noun: str, box: str = "") -> dict[str, str]:
     return {name: row_html(name, cells, f"/{noun}s/{link(name)}", (box, name)) for name, cells in table.rows.items()}
 
 
-@lru_cache(ROWS_KEPT)
+class Rows:
+    """Rows of tables as HTML, kept until their cells are others: of a large table few change between two looks."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, dict[str, tuple[tuple[Cell, ...], str]]] = OrderedDict()
+
+    def of(self, key: str, table: Sortable, noun: str, box: str = "") -> dict[str, str]:
+        """As `table_rows`; `key` says which table it is."""
+        before = self._kept.pop(key, {})
+        other = {name: cells for name, cells in table.rows.items() if name not in before or before[name][0] != cells}
+        made = table_rows(replace(table, rows=other), noun, box)
+        now = {name: (cells, made[name]) if name in made else before[name] for name, cells in table.rows.items()}
+        self._kept[key] = now
+        while len(self._kept) > TABLES_KEPT:
+            self._kept.popitem(last=False)
+        return {name: html for name, (_, html) in now.items()}
+
+
 def row_html(label: str, cells: tuple[Cell, ...], href: str, box: tuple[str, str]) -> str:
     """One row. `box` is the name and the value of a box to choose it by, `compare LABEL`; without a name, none."""
     return str(_row_macro()(label, cells, href, box))
