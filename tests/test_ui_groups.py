@@ -122,6 +122,7 @@ def test_chosen_runs_stand_for_their_groups_and_within_one_group_for_themselves(
     assert "disc against made_up/gen" in words(two).replace("made_up/disc", "disc")
     same = guest.get(f"/compare?run={runs[0].id}&run={runs[1].id}").text
     assert "disc seed 1 against" in words(same)
+    assert ["Of the whole groups" in words(page) for page in (two, same)] == [True, False]
     alone = words(guest.get(f"/compare?group={runs[0].group_key}").text)
     assert "This is one group; choose two or more to test their difference." in alone
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.report import formats, rows
-from raymsa.report.cells import heading, number
+from raymsa.report.cells import metric_column, number
 from raymsa.report.finals import in_order
 from raymsa.report.formats import Noted, Sheet, on_the_left
 from raymsa.report.spread import Spread
@@ -128,7 +128,7 @@ def _compared(
 
 
 def _words(name: str) -> str:
-    return heading(name).replace("\n", " ")
+    return metric_column(name, name.replace("_", " ")).heading
 
 
 def _or_dash(value: float | None, words: Callable[[float], str]) -> Cell:

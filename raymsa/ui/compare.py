@@ -46,7 +46,12 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
     }
     test = _test(store, shown)
     table = sortable.compared(shown, test, _collapsed(store, shown, test))
-    facts = {"columns": table.columns, "command": f"raymsa compare {shlex.join(sides)}" if len(sides) > 1 else ""}
+    whole_groups = bool(runs) and len(sides) > 1 and sides[0] not in found
+    facts = {
+        "columns": table.columns,
+        "whole_groups": whole_groups,
+        "command": f"raymsa compare {shlex.join(sides)}" if len(sides) > 1 else "",
+    }
     return Seen("Compare", facts, texts(parts), {"compared": table_rows(table, "run")})
 
 
