@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -26,6 +26,7 @@ from raymsa.thinker.random_weights import random_thinker
 from raymsa.training.loop import Feed, Position, Progress, fit
 from raymsa.training.run import collate_for, student_of, training_steps
 
+T = TypeVar("T")
 OnStep = Callable[[float, int, int], None]  # mean loss, clips, tokens without padding
 
 
@@ -215,8 +216,8 @@ def side_of(request: Request, target: Target, device: torch.device) -> Side:
     return Ours(request, target, device) if request.side == "raymsa" else Peer(request, target, device)
 
 
-def _cut(clips: Any, size: int) -> Iterator[list[Clip]]:
-    source = iter(clips)
+def _cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(items)
     while some := list(islice(source, size)):
         yield some
 
