@@ -12,8 +12,11 @@ from rich.console import Console
 from raymsa.cli import main
 from raymsa.cli.base import print_json, say
 from raymsa.evaluation.neighbours import Neighbourhood
+from raymsa.home import run_dir, store_url
 from raymsa.report.latent import Latent, Space, render
+from raymsa.store import Store
 from raymsa.words import visible
+from tests import stores
 
 ACTING = "\x1b[2J\x9b31m\x07\r\b\x7f\u202e\u2066\u200b\ufeff\u2028\x85\0\U000e0041"
 HARMLESS = "é 快乐 می\u200cخواهم 👩\u200d🔬 \U0001f6a8"
@@ -57,3 +60,14 @@ def test_the_table_of_hidden_states_shows_a_runs_id_as_text() -> None:
     found = Latent(f"r{ACTING}", ACTING, "test", (-3, 3), np.zeros(3), "euclidean", 1, 0, [space])
     render(found, Console(file=page, width=160))
     assert is_harmless(page.getvalue())
+
+
+def test_a_log_of_others_is_printed_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYMSA_HOME", str(tmp_path))
+    with Store.open(store_url()) as store:
+        stores.add_runs(store, stores.put(store), "r1")
+    run_dir("r1").mkdir(parents=True)
+    (run_dir("r1") / "log.txt").write_text(f"one\ttwo\n{ACTING}{HARMLESS}\n", encoding="utf-8")
+    said = CliRunner().invoke(main, ["logs", "r1"]).stdout
+    assert said.startswith("one\ttwo\n") and HARMLESS in said
+    assert is_harmless(said.replace("\t", ""))

@@ -26,7 +26,7 @@ from raymsa.cli.columns import columns, sentence, width
 from raymsa.errors import NotFound
 from raymsa.home import job_log, run_dir
 from raymsa.store.states import ENDED
-from raymsa.words import duration, moment
+from raymsa.words import duration, moment, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,7 +181,7 @@ def _print_log(path: Path, over: Callable[[], bool] | None) -> None:
             with path.open(encoding="utf-8", errors="replace") as file:
                 file.seek(position)
                 for line in file:
-                    click.echo(line, nl=False)
+                    click.echo(visible(line, "\n\t"), nl=False)
                 position = file.tell()
         if ended:
             return
