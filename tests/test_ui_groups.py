@@ -140,6 +140,16 @@ def test_runs_on_other_clips_are_not_compared_and_the_reason_is_said(store, gues
     assert ">data<" not in same and "different clips" not in words(same)
 
 
+def test_the_reason_is_readable_behind_a_very_long_name(store, guest) -> None:
+    one = finished(store, made.small(), name="one")
+    whole = made.job_spec(train={"epochs": made.EPOCHS, "head_lr": 1e-4})
+    job_id = made.submit(store, whole, name="x" * 10_000)
+    made.finish(store, job_id, whole, made.small(30))
+    page = words(guest.get(f"/compare?group={one[0].group_key}&group={queries.runs(store, job_id)[0].group_key}").text)
+    assert "cannot be compared: their clips differ" in page
+    assert page.count("x" * 1000) == 0
+
+
 def test_groups_that_are_not_done_say_so_and_show_their_curves(store, guest) -> None:
     whole = made.job_spec()
     job_id = made.submit(store, whole)

@@ -23,6 +23,7 @@ from raymsa.ui.words import pieces, row_html, table_rows, texts
 from raymsa.words import visible
 
 MOST = 48  # runs whose curves are drawn
+HALF = 300  # characters of a reason before and after what is left out
 SIDES = 6  # groups or runs that are tested against each other; each pair takes some seconds
 
 
@@ -86,13 +87,18 @@ def _drawn(store: Store, sides: list[str], make: Any) -> str:
     try:
         found = comparison(store, sides, ())
     except (UsageError, NotFinished) as error:
-        return str(make.why(str(error)))
+        return str(make.why(_middle_out(str(error))))
     html = []
     for number, sheet in enumerate(sheets(found)):
         table = sortable.sheet(sheet)
         lines = [row_html("", cells, "", ("", "")) for cells in table.rows.values()]
         html.append(str(make.table(number, sheet.title, table.columns, lines, sheet.notes)))
     return "".join(html)
+
+
+def _middle_out(text: str) -> str:
+    """A reason with a very long name in it, with its beginning and its end."""
+    return text if len(text) <= 2 * HALF else f"{text[:HALF]} … {text[-HALF:]}"
 
 
 def _version(found: Any) -> int:
