@@ -17,6 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: on a busy
 collect_ignore = [] if importlib.util.find_spec("torchvision") else ["test_parity.py"]
 
 
+def pytest_collection_modifyitems(items):
+    """A file's tests stay in one process, for what they share; those with Ray in one, and first, for they take longest."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
+    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
     """RAYMSA_HOME of all tests; the user's own is never touched."""
