@@ -235,6 +235,9 @@ def test_the_trial_that_chose_the_settings_is_in_no_mean_with_the_runs_that_conf
     assert "(2, 3)" in text(card(empty, trial))
     assert "it is not in the mean" in text(card(empty, trial))
     assert "this run is number" in text(card(empty, fresh[0]))
+    spec = made_up_runs.job_spec(seeds=(1,), variants={})
+    made_up_runs.finish(empty, made_up_runs.submit(empty, spec), spec, made_up_runs.small())  # with the trial's seed
+    assert list(card(empty, trial).seeds) == [1, 2, 3] and "it is not in the mean" in text(card(empty, trial))
 
 
 def test_a_collapsed_run_is_called_so_in_its_card(empty: Store) -> None:

@@ -20,7 +20,7 @@ from raymsa.report.cells import GIB, HOUR_S, metric_column, number
 from raymsa.report.collapse import Collapse, collapse, one_values
 from raymsa.report.finals import CONSTANT, HEALTH, finals_of, in_order
 from raymsa.report.formats import Column, Sheet, markdown
-from raymsa.report.members import beside
+from raymsa.report.members import beside, is_trial
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import Classification, task_of
@@ -36,7 +36,8 @@ FRESH = "What these settings give with a fresh seed is another number."
 @dataclass(frozen=True)
 class Card:
     """What the card tells. `seeds` are the finished runs whose mean is told, `counts` is whether this run is one of
-    them; `trial`: they are trials of a search. `collapse` judges this run, `all_collapse` those. `spec` holds no paths.
+    them; `trial`: they are trials of a search; `chose`: this run is one. `collapse` judges this run, `all_collapse`
+    those. `spec` holds no paths.
     """
 
     run: queries.RunRow
@@ -50,6 +51,7 @@ class Card:
     all_collapse: Collapse
     counts: bool = True
     trial: bool = False
+    chose: bool = False
 
     @property
     def profile(self) -> str:
@@ -64,13 +66,13 @@ class Card:
 
 def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_model: str | None, has_head: bool) -> Card:
     """Gather what the card of a finished run tells, unrounded."""
-    profile, group = task_of(spec).profile, beside(store, run)
+    profile, group, job = task_of(spec).profile, beside(store, run), queries.job(store, run.job_id)
     finals = {one.id: finals_of(store, one) for one in (run, *group.runs)}
     tests = {run_id: splits.get("test", {}) for run_id, splits in finals.items()}
     said = one_values(store, tests, dict.fromkeys(tests, profile))
     return Card(
         run=run,
-        job_name=queries.job(store, run.job_id).name,
+        job_name=job.name,
         spec=spec,
         base_model=base_model,
         finals=finals[run.id],
@@ -80,6 +82,7 @@ def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_mod
         all_collapse=_judged(group.runs, tests, profile, said),
         counts=run.id in {one.id for one in group.runs},
         trial=group.trial,
+        chose=is_trial(run, job),
     )
 
 
@@ -165,7 +168,7 @@ def _which(card: Card) -> str:
     """How this run stands among its seeds, on valid: whether it is the luckiest is seen there."""
     if card.trial:
         return "It is a trial of a search: the best of many on one seed is also the luckiest. " + FRESH
-    if not card.counts and card.run.seed in card.seeds:
+    if not card.counts and not card.chose:
         return "A newer run has the same seed, and that one is in the mean."
     if not card.counts:
         return "This run is the trial by which a search chose these settings, so it is not in the mean. " + FRESH
