@@ -18,6 +18,7 @@ from raymsa.clip import Batch, Clip, Vectors, mel_frames
 from raymsa.data import manifest as manifests
 from raymsa.data.collate import Collate, Measured
 from raymsa.data.largest import STATED_S, STATED_WORDS, Largest, in_shards, largest, stated, within
+from raymsa.errors import DataError
 from raymsa.plan import shards_of
 from raymsa.prompts import prompt_of
 from raymsa.target import Labels
@@ -93,12 +94,14 @@ class Estimator:
 
 
 def clips_of(spec: Any) -> Clips:
-    """The job's clips where they are prepared, else as many of stated sizes. Raises DataError for broken shards."""
+    """The job's clips where they are prepared, else some of stated sizes. Raises DataError for broken or missing ones."""
     folder = shards_of(spec.dataset)
     if (folder / manifests.FILE).exists():
         manifest = manifests.read(folder)
         train = in_shards(folder, manifest, ("train",))
         score = in_shards(folder, manifest, tuple({"valid", *spec.evaluate.splits}))
+        if spec.train.epochs and not train:
+            raise DataError(f"{folder}: holds no clip of train to train on; train.epochs: 0 scores without")
         return Clips(train, score, f"the largest passes of {folder}")
     clip = stated(spec.dataset.media)
     frames, height, width = clip.frames_FHWC.shape[:3] if clip.frames_FHWC is not None else (0, 0, 0)

@@ -70,7 +70,7 @@ class _JobBase(Spec):
     @classmethod
     def _names_for_files(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in value:
-            if not re.match(NAME, name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"given {name!r}; a variant's name has letters, digits, '_', '.' and '-' only")
         return value
 

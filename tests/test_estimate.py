@@ -29,6 +29,7 @@ from raymsa.training.loop import Position, make_optimizer, step
 from raymsa.training.run import build
 from tests.clips import MIXED as OTHERS
 from tests.clips import clip
+from tests.faults import fault_job, make_shards
 from tests.jobs import job_file
 
 CPU = torch.device("cpu")
@@ -323,6 +324,14 @@ def test_what_is_wrong_is_one_line(small_job: str, words: list[str], said: str) 
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert said in line
+
+
+def test_clips_that_are_missing_are_missed_in_one_line(tmp_path: Path) -> None:
+    file = str(fault_job(tmp_path, make_shards(tmp_path / "shards", {"valid": 4, "test": 4})))
+    missed, scored = call(file), call(file, "--set", "train.epochs=0")
+    assert (missed.exit_code, scored.exit_code) == (2, 0), (missed.output, scored.output)
+    (line,) = missed.stderr.splitlines()
+    assert "shards: holds no clip of train to train on" in line
 
 
 def test_the_7b_fits_as_its_geometry_says(small_job: str) -> None:

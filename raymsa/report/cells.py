@@ -25,7 +25,7 @@ def table(title: str, headings: list[str]) -> Table:
 
 def words(text: str) -> str:
     """A text for rich, in its lines: neither its markup nor a terminal's."""
-    return "\n".join(escape(visible(line)) for line in text.split("\n"))
+    return escape(visible(text, "\n"))
 
 
 def heading(name: str) -> str:

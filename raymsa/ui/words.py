@@ -50,8 +50,7 @@ def environment() -> Environment:
 
 def plain(text: Any) -> str:
     """A text of others in which nothing hides or acts; its line ends and tabs stay."""
-    said = str(text)
-    return said if said.isprintable() else "".join(c if c in "\n\t" else visible(c) for c in said)
+    return visible(str(text), "\n\t")
 
 
 def link(text: Any) -> str:
