@@ -94,7 +94,7 @@ class Estimator:
 
 
 def clips_of(spec: Any) -> Clips:
-    """The job's clips where they are prepared, else some of stated sizes. Raises DataError for broken or missing ones."""
+    """The job's clips where they are prepared, else some of stated sizes. Raises DataError if broken or missing."""
     folder = shards_of(spec.dataset)
     if (folder / manifests.FILE).exists():
         manifest = manifests.read(folder)

@@ -18,7 +18,7 @@ collect_ignore = [] if importlib.util.find_spec("torchvision") else ["test_parit
 
 
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one process, for what they share, as do those with Ray; these first, for they take long."""
+    """A file's tests stay in one process, for what they share, as do those with Ray, first: they take longest."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
     items.sort(key=lambda item: not item.get_closest_marker("ray"))
