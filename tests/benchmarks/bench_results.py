@@ -85,6 +85,8 @@ def fill(url: str, count: int, steps: int, clips: int) -> None:
                     connection.execute(tables.finals.insert(), list(_finals(run_id, score, label)))
                     connection.execute(tables.steps.insert(), list(_steps(run_id, steps)))
                     connection.execute(tables.predictions.insert(), list(_predictions(run_id, score, label)))
+        with store.write() as connection:
+            connection.execute(tables.tasks.update().values(state="done"))
 
 
 def _run(run_id: str, job_id: str, seed: int, key: str, spec: Any, steps: int) -> dict[str, Any]:
