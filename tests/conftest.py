@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: on a busy
 collect_ignore = [] if importlib.util.find_spec("torchvision") else ["test_parity.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A file's tests stay in one process, for what they share, as do those with Ray, first: they take longest."""
     for item in items:
