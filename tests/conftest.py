@@ -17,12 +17,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: on a busy
 collect_ignore = [] if importlib.util.find_spec("torchvision") else ["test_parity.py"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """A file's tests stay in one process, for what they share, as do those with Ray, first: they take longest."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
-    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, for what they share; all files with Ray in one, as there is one session."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "ray" if "mark.ray" in (config.rootpath / file).read_text() else file
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
