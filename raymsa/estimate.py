@@ -99,9 +99,12 @@ def clips_of(spec: Any) -> Clips:
     if (folder / manifests.FILE).exists():
         manifest = manifests.read(folder)
         train = in_shards(folder, manifest, ("train",))
-        score = in_shards(folder, manifest, tuple({"valid", *spec.evaluate.splits}))
+        scored = tuple(dict.fromkeys(("valid", *spec.evaluate.splits)))
+        score = in_shards(folder, manifest, scored)
         if spec.train.epochs and not train:
             raise DataError(f"{folder}: holds no clip of train to train on; train.epochs: 0 scores without")
+        if not spec.train.epochs and not score:
+            raise DataError(f"{folder}: holds no clip of {' or '.join(scored)} to score")
         return Clips(train, score, f"the largest passes of {folder}")
     clip = stated(spec.dataset.media)
     frames, height, width = clip.frames_FHWC.shape[:3] if clip.frames_FHWC is not None else (0, 0, 0)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 HALF = re.compile(r"[a-z][a-z0-9+.-]+:/([^/]|/?$)|[a-z][a-z0-9+.-]+://$", re.IGNORECASE)  # s3:/bucket, s3://
 LOCAL = "file://"
 LOCK = ".raymsa-writes"  # locked in a folder that is being written
+NEW, OLD = "new", "old"  # in it: what is written, what it is to replace
 
 
 class State(NamedTuple):
@@ -149,18 +151,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """A new local folder to write into; afterwards it stands at `folder`, instead of what was there.
 
-    What was there comes back if that fails. Raises OSError.
+    What was there comes back if that fails; a link stays, and what it leads to is replaced. Raises OSError.
     """
+    if folder.is_symlink():
+        folder = folder.resolve()
     with _aside(folder) as part:
         yield part
-        old = part.with_name("old")  # removed with what is around it
-        if folder.exists():
-            folder.rename(old)
+        old = part.with_name(OLD)  # removed with what is around it
         try:
+            if folder.exists():
+                folder.rename(old)
             part.rename(folder)
-        except OSError:
-            if old.exists():
-                old.replace(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
             raise
 
 
@@ -173,20 +177,28 @@ def _aside(folder: Path) -> Iterator[Path]:
     around = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}-", dir=folder.parent))
     try:
         with (around / "lock").open("x") as file:
+            file.write(platform.node())  # a lock need not hold on another machine that has the same disk
+            file.flush()
             with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it
                 lock(file)
                 (around / "lock").rename(around / LOCK)  # locked from when it can be seen
-            part = around / "new"  # with the usual permissions; `around` is private
+            part = around / NEW  # with the usual permissions; `around` is private
             part.mkdir()
             yield part
     finally:
-        shutil.rmtree(around, ignore_errors=True)
+        _remove(around)
 
 
 def _remove_of_the_dead(left: Path) -> None:
     with contextlib.suppress(OSError), left.open("r+") as file:
-        if lock(file):
-            shutil.rmtree(left.parent, ignore_errors=True)
+        if file.read() == platform.node() and lock(file):
+            _remove(left.parent)
+
+
+def _remove(around: Path) -> None:
+    """All but what was there before, if nothing has taken its place: its writer was killed in between."""
+    if not ((around / OLD).exists() and (around / NEW).exists()):
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def lock(file: IO[Any]) -> bool:

@@ -1,14 +1,17 @@
 """raymsa bench: made-up clips, the split of a step, counted operations, two sides in turn, what is printed and kept."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from raymsa.bench import measure, run
 from raymsa.bench import request as requests
 from raymsa.bench.clips import First, Form, MadeUp, Prepared, form
 from raymsa.bench.machine import operations
@@ -17,6 +20,7 @@ from raymsa.bench.run import differences, in_its_own_process, medians, ratios
 from raymsa.bench.sides import side_of
 from raymsa.bench.split import PARTS, Split
 from raymsa.cli import main
+from raymsa.clip import Clip
 from raymsa.data import manifest as manifests
 from raymsa.errors import RaymsaError, UsageError
 from raymsa.home import bench_dir
@@ -331,6 +335,44 @@ def asked(tmp_path, **changes) -> Request:
 
     spec = runs(load_job(job_file(tmp_path), []))[0].spec.model_dump(mode="json")
     return replace(Request(spec, "raymsa", None, ["3w"], "real", 1, 0, 1), **changes)
+
+
+def test_a_job_that_the_plain_recipe_does_not_know_is_refused_before_a_round(tmp_path):
+    words = ("--set", "readout={kind: gen, constrained: true}", "--made-up", "3w", "--against", "plain")
+    done = bench(str(job_file(tmp_path)), *words)
+    assert done.exit_code == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "--against plain: the plain recipe does not know readout.constrained" in line
+
+
+def test_what_was_measured_before_a_side_died_is_kept(home, tmp_path, monkeypatch):
+    def ends(request: Request) -> dict[str, Any]:
+        if request.side == "plain":
+            raise RaymsaError("memory ran out")
+        return {"matrix_rate": 1.0, "training": {"clips_per_s": 3.0}}
+
+    said: list[str] = []
+    monkeypatch.setattr(run, "in_its_own_process", ends)
+    with pytest.raises(RaymsaError, match="memory ran out"):
+        run.bench([asked(tmp_path), asked(tmp_path, side="plain")], 2, "bench", said.append)
+    kept = json.loads(Path(said[-1].split(" kept as ")[1]).read_text())
+    assert kept["runs"]["raymsa"][0]["training"] == {"clips_per_s": 3.0} and not kept["runs"]["plain"]
+
+
+def test_the_peak_that_is_told_is_that_of_the_best_batch(monkeypatch):
+    class Slower:
+        largest = 0
+
+        def score(self, clips: list[Clip], batch: int) -> list[Any]:
+            self.largest = max(self.largest, batch)
+            time.sleep(0.005 * batch**2)
+            return []
+
+    side: Any = Slower()
+    monkeypatch.setattr(measure, "forget_peaks", lambda device: setattr(side, "largest", 0))
+    monkeypatch.setattr(measure, "peaks", lambda device: {"host_bytes": side.largest})
+    found = measure._scoring(side, [clip(f"c{i}", "good", 0, 0.0) for i in range(8)], CPU)
+    assert (found["best_batch"], found["host_bytes"]) == (1, 1) and len(found["clips_per_s_by_batch"]) > 1
 
 
 def test_a_process_that_dies_is_told_from_one_that_says_why(tmp_path):

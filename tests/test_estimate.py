@@ -332,6 +332,9 @@ def test_clips_that_are_missing_are_missed_in_one_line(tmp_path: Path) -> None:
     assert (missed.exit_code, scored.exit_code) == (2, 0), (missed.output, scored.output)
     (line,) = missed.stderr.splitlines()
     assert "shards: holds no clip of train to train on" in line
+    file = str(fault_job(tmp_path, make_shards(tmp_path / "others", {"train": 4}), train={"epochs": 0}))
+    none = call(file)
+    assert none.exit_code == 2 and "others: holds no clip of valid or test to score" in none.stderr
 
 
 def test_the_7b_fits_as_its_geometry_says(small_job: str) -> None:

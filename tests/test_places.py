@@ -26,6 +26,7 @@ from raymsa.datasets.base import MediaSettings
 from raymsa.datasets.table import Columns, Table
 from raymsa.errors import DataError
 from raymsa.place import (
+    LOCK,
     State,
     absolute,
     folder_at_once,
@@ -35,6 +36,7 @@ from raymsa.place import (
     new_folder,
     place,
     put,
+    replaced_folder,
     states,
     write_at_once,
 )
@@ -250,3 +252,47 @@ def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp
     assert {*folder.parent.iterdir()} == {folder, of_the_user}
     assert [path.name for path in folder.iterdir()] == ["mark"]
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "raise KeyboardInterrupt"])
+def test_what_was_there_is_not_lost_when_its_replacement_ends_between_two_renames(tmp_path, how):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "page").write_text("old")
+    code = f"""
+import os, sys
+from pathlib import Path
+from raymsa.place import replaced_folder
+rename = Path.rename
+def ends(self, target):
+    rename(self, target)
+    if self == Path(sys.argv[1]):
+        {how}
+Path.rename = ends
+with replaced_folder(Path(sys.argv[1])) as part:
+    (part / "page").write_text("new")
+"""
+    ended = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=False)
+    assert ended.returncode != 0
+    with folder_at_once(tmp_path / "other", "mark") as part:  # the next writer tidies up
+        (part / "mark").touch()
+    assert [page.read_text() for page in tmp_path.rglob("page")].count("old") == 1
+    assert folder.exists() is ("raise" in how)
+
+
+def test_a_link_leads_to_what_replaced_the_folder(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    with replaced_folder(link) as part:
+        (part / "page").touch()
+    assert link.is_symlink() and [path.name for path in (tmp_path / "there").iterdir()] == ["page"]
+
+
+def test_what_another_machine_writes_on_the_same_disk_is_left_alone(tmp_path):
+    theirs = tmp_path / ".nf4-1"
+    theirs.mkdir()
+    (theirs / LOCK).write_text("another")  # whose lock this machine may not see
+    with folder_at_once(tmp_path / "nf4", "mark") as part:
+        (part / "mark").touch()
+    assert (theirs / LOCK).exists()

@@ -107,10 +107,9 @@ def _operations_per_token(side: Side) -> float:
 
 
 def _scoring(side: Side, clips: list[Clip], device: torch.device) -> dict[str, Any]:
-    forget_peaks(device)
     side.score(clips[:1], 1)
     latencies = [_timed(partial(side.score, [clip], 1), device) for clip in clips[:16]]
-    rates = _rates(side, clips, device)
+    rates, most = _rates(side, clips, device)
     best = max(rates, key=rates.__getitem__)
     return {
         "clips": len(clips),
@@ -118,23 +117,26 @@ def _scoring(side: Side, clips: list[Clip], device: torch.device) -> dict[str, A
         "clips_per_s": rates[best],
         "best_batch": best,
         "clips_per_s_by_batch": {str(batch): rate for batch, rate in rates.items()},
-        **peaks(device),
+        **most[best],
     }
 
 
-def _rates(side: Side, clips: list[Clip], device: torch.device) -> dict[int, float]:
-    """Clips per second for every number of clips at a time, until more are slower or do not fit."""
+def _rates(side: Side, clips: list[Clip], device: torch.device) -> tuple[dict[int, float], dict[int, dict[str, int]]]:
+    """Clips per second and peaks for every number of clips at a time, until more are slower or do not fit."""
     rates: dict[int, float] = {}
+    most: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
         if batch > len(clips) or (rates and rates[max(rates)] < 0.9 * max(rates.values())):
             break
+        forget_peaks(device)
         try:
             rates[batch] = len(clips) / _timed(partial(side.score, clips, batch), device)
         except RuntimeError as error:
             if batch == 1 or not any(words in str(error) for words in NO_MEMORY):
                 raise
             break
-    return rates
+        most[batch] = peaks(device)
+    return rates, most
 
 
 def _timed(work: Callable[[], Any], device: torch.device) -> float:

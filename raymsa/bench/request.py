@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +44,19 @@ def recipe() -> Path:
         if (folder / RECIPE).exists():
             return (folder / RECIPE).absolute()
     raise UsageError(f"--against plain: {RECIPE} is not here; it comes with a checkout: run the command there")
+
+
+def checked(path: str, spec: Any) -> Any:
+    """The plain recipe's module, which does the same as this spec says. Raises UsageError if it cannot."""
+    found = importlib.util.spec_from_file_location("plain_recipe", path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    try:
+        module.check(spec)
+    except ValueError as error:
+        raise UsageError(f"--against plain: {error}") from None
+    return module
 
 
 def at_hand(path: str) -> bool:

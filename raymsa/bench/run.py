@@ -41,22 +41,30 @@ RATIOS = {  # figures that are compared, and whether more is better
 def bench(requests: list[Request], rounds: int, command: str, say: Say) -> dict[str, Any]:
     """Every request in turn (A B A B), `rounds` times, and what came of it; it is kept as a file, too.
 
-    Raises what the processes raise.
+    Raises what the processes raise; what was measured until then is kept, and where is said.
     """
     found: dict[str, list[dict[str, Any]]] = {request.side: [] for request in requests}
-    for number in range(rounds):
-        for request in requests:
-            if rounds * len(requests) > 1:
-                say(f"round {number + 1} of {rounds}: {request.side}")
-            found[request.side].append(in_its_own_process(request))
-    best = max(run["matrix_rate"] for runs in found.values() for run in runs)
-    result = {
+    about = {
         "at": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": command,
         "spec": requests[0].spec,
         "made_up": requests[0].made_up,
         "versions": versions(),
         "git_commit": git_commit(Path(__file__).parent),
+    }
+    try:
+        for number in range(rounds):
+            for request in requests:
+                if rounds * len(requests) > 1:
+                    say(f"round {number + 1} of {rounds}: {request.side}")
+                found[request.side].append(in_its_own_process(request))
+    except BaseException:
+        if any(found.values()):
+            say(f"what was measured before is kept as {_kept({**about, 'runs': found})}")
+        raise
+    best = max(run["matrix_rate"] for runs in found.values() for run in runs)
+    result = {
+        **about,
         "device": found["raymsa"][0]["device"],
         "matrix_rate": best,
         "sides": {side: medians(runs, best) for side, runs in found.items()},

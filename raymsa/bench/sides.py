@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from raymsa.bench.clips import Source
-from raymsa.bench.request import Request
+from raymsa.bench.request import Request, checked
 from raymsa.bench.split import Split
 from raymsa.clip import Batch, Clip
 from raymsa.data.ahead import ahead
-from raymsa.errors import Stopped, UsageError
+from raymsa.errors import Stopped
 from raymsa.spec import JobSpec
 from raymsa.target import Reading, Target
 from raymsa.thinker.geometry import known_folder
@@ -140,12 +138,8 @@ class Peer:
 
     def __init__(self, request: Request, target: Target, device: torch.device) -> None:
         assert request.recipe is not None
-        recipe = _module(request.recipe)
         spec: Any = JobSpec.model_validate(request.spec)
-        try:
-            recipe.check(spec)
-        except ValueError as error:
-            raise UsageError(f"--against plain: {error}") from None
+        recipe = checked(request.recipe, spec)
         dtype = compute_type(spec.model, device)
         if request.weights == "random":
             folder = known_folder(spec.model)
@@ -220,11 +214,3 @@ def _cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(items)
     while some := list(islice(source, size)):
         yield some
-
-
-def _module(path: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location("plain_recipe", path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module

@@ -64,7 +64,7 @@ def bench_command(file: Path, overrides: tuple[str, ...], as_json: bool, **optio
 def _requests(job: Any, file: Path, **options: Any) -> list[Any]:
     """What is measured: raymsa, and the plain recipe where it is asked for."""
     from raymsa.bench.clips import form
-    from raymsa.bench.request import Request, recipe
+    from raymsa.bench.request import Request, checked, recipe
     from raymsa.plan import anchored, shards_of
 
     made_up = list(options["made_up"])
@@ -88,6 +88,7 @@ def _requests(job: Any, file: Path, **options: Any) -> list[Any]:
     ours = Request(side="raymsa", **shared)
     if options["against"] is None:
         return [ours]
+    checked(str(recipe()), spec)
     return [ours, Request(side="plain", recipe=str(recipe()), plain_batch=options["plain_batch"], **shared)]
 
 

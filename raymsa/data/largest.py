@@ -25,7 +25,6 @@ STATED_S, STATED_WORDS, STATED_SHAPE = 5.0, 25, (720, 1280)
 WORD = "good"  # one token in every vocabulary here
 CHARACTERS_PER_TOKEN = 4  # to sort clips by length before their words are counted exactly
 LEAST_SIDE = 56  # pixels of a frame that has tokens
-SPARE = 2  # clips that may fit into a pass, too, once their words are counted
 SIZES = ["id", "split", "text", "seconds", "frames_shape", "audio_samples", "previous"]
 
 
@@ -81,11 +80,12 @@ def largest(
     for kind in range(3):  # of all clips, of those with sound, of those with a picture
         some = by_length_N[size_N3[by_length_N, kind] > 0]
         if len(some):
-            end_N, total_N3 = _passes(size_N3[some], most, batch_tokens, packed)
+            total_N3 = _passes(size_N3[some], most, batch_tokens, packed)
             for total_N in (total_N3[:, kind], total_N3.sum(1)):
                 first = int(total_N.argmax())
-                chosen[tuple(some[first : min(first + most, end_N[first] + SPARE)])] = None
-    found = [next(within_budget([collate.measure(clips[i]) for i in few], batch_tokens, packed)) for few in chosen]
+                chosen[tuple(some[first : first + most])] = None
+    # more clips than counted above may fit once their words are counted, so they are measured until none does
+    found = [next(within_budget((collate.measure(clips[i]) for i in few), batch_tokens, packed)) for few in chosen]
     return [_largest(some, min(most, len(clips)) if batch_clips else 0, packed) for some in found]
 
 
@@ -96,8 +96,8 @@ def _prompt(collate: Collate, heard: bool, seen: bool) -> int:
     return len(collate.measure(clip).token_T) - _sizes(clip, collate)[0]
 
 
-def _passes(size_N3: np.ndarray, most: int, batch_tokens: int, packed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Of the pass that begins with each clip: where it ends, and its tokens, sound and picture; lengths fall."""
+def _passes(size_N3: np.ndarray, most: int, batch_tokens: int, packed: bool) -> np.ndarray:
+    """Tokens, sound and picture of the pass that begins with each clip, [N, 3]; lengths fall."""
     first_N = np.arange(len(size_N3))
     before_N3 = np.concatenate([np.zeros((1, 3), int), size_N3.cumsum(0)])
     if packed:
@@ -105,10 +105,10 @@ def _passes(size_N3: np.ndarray, most: int, batch_tokens: int, packed: bool) -> 
     else:
         end_N = first_N + batch_tokens // size_N3[:, 0]
     end_N = end_N.clip(first_N + 1, np.minimum(first_N + most, len(size_N3)))
-    total_N3 = before_N3[end_N] - before_N3[first_N]
+    total_N3: np.ndarray = before_N3[end_N] - before_N3[first_N]
     if not packed:
         total_N3[:, 0] = size_N3[:, 0] * (end_N - first_N)
-    return end_N, total_N3
+    return total_N3
 
 
 def _largest(clips: list[Measured], step: int, packed: bool) -> Largest:
