@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from raymsa.errors import SpecError
 from raymsa.searchspec import Aim, aim_of
 from raymsa.space import Space, Values
-from raymsa.spec import JobSpec, Run, runs, trial
+from raymsa.spec import JobSpec, Run, runs, trial, validate
 from raymsa.store import Store, queries
 from raymsa.store.states import LIVE
 
@@ -40,7 +40,7 @@ class Trial:
 
 def template_of(job: queries.Job) -> Run:
     """The file's own settings with the search's seed."""
-    return runs(JobSpec.model_validate(job.spec))[0]
+    return runs(validate(JobSpec, job.spec, f"job {job.id}"))[0]
 
 
 def trials(store: Store, job: queries.Job, space: Space) -> list[Trial]:

@@ -22,6 +22,7 @@ NO_POSTGRESQL = "" if postgres.GIVEN else postgres.missing()
 BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL))]
 ROOT = Path(__file__).parent.parent
 KEY = "0123456789abcdef"  # of a group
+SPEC = {"dataset": {"kind": "synthetic", "name": "clips"}, "readout": {"kind": "disc"}, "seeds": [1]}
 
 
 @contextmanager
@@ -37,13 +38,14 @@ def fresh_url(backend: str, folder: Path) -> Iterator[str]:
 def put(store: Store, name: str = "demo", tasks: int = 1, **options: Any) -> str:
     """A job with some tasks."""
     new = [queue.NewTask("runs", {"number": number}) for number in range(tasks)]
-    return queue.put(store, name, {"name": name}, new, submitted_by="ada", folder="/work", git_commit=None, **options)
+    spec = {"name": name, **SPEC}
+    return queue.put(store, name, spec, new, submitted_by="ada", folder="/work", git_commit=None, **options)
 
 
 def add_runs(store: Store, job_id: str, *ids: str) -> None:
     rows = [
         {"id": run_id, "job_id": job_id, "task_id": None, "variant": "disc", "seed": seed, "group_key": KEY}
-        | {"spec": {"seed": seed}, "spec_digest": "d"}
+        | {"spec": {**SPEC, "seeds": [seed]}, "spec_digest": "d"}
         for seed, run_id in enumerate(ids)
     ]
     records.create_runs(store, rows)

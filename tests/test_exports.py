@@ -112,8 +112,8 @@ def fill(store: Store, seed: int) -> None:
                 connection.execute(table.insert(), rows)
             return rows
 
-        ids = list(task_of)
-        put(tables.jobs, len(job_ids), id=lambda n: job_ids[n])
+        ids, spec = list(task_of), {"spec": lambda n: {**stores.SPEC, "more": draw.choice(PLAIN)}}
+        put(tables.jobs, len(job_ids), id=lambda n: job_ids[n], **spec)
         about = {"id": lambda n: ids[n], "job_id": lambda n: task_of[ids[n]], "seq": lambda n: n}
         put(tables.tasks, len(ids), **about, state=lambda n: draw.choice(OVER))
         put(
@@ -127,7 +127,7 @@ def fill(store: Store, seed: int) -> None:
             "job_id": lambda n: task_of[ids[n % len(ids)]],
         }
         with_task |= {"state": lambda n: "done", "group_key": lambda n: f"{n % 3:016x}"}
-        runs = put(tables.runs, some["run"] if ids else 0, **with_task, id=lambda n: f"run-{n}")
+        runs = put(tables.runs, some["run"] if ids else 0, **with_task, **spec, id=lambda n: f"run-{n}")
         for table in (tables.steps, tables.finals, tables.predictions, tables.artifacts):
             put(table, some["more"] if runs else 0, run_id=lambda n: draw.choice(runs)["id"])
         chosen: list[Any] = [draw.choice([None, "removed", *ids]) for _ in range(some["more"])]

@@ -63,7 +63,7 @@ def said(*words: str) -> str:
 def fake_run(store: Store, job_id: str, run_id: str, seed: int = 1, state: str = "done") -> None:
     """A run with files that look like a checkpoint's."""
     about = {"id": run_id, "job_id": job_id, "task_id": queries.tasks(store, job_id)[0].id, "variant": "disc"}
-    more = {"seed": seed, "group_key": stores.KEY, "spec": {"seeds": [seed]}, "spec_digest": f"d{seed}"}
+    more = {"seed": seed, "group_key": stores.KEY, "spec": {**stores.SPEC, "seeds": [seed]}, "spec_digest": f"d{seed}"}
     records.create_runs(store, [{**about, **more}])
     records.start_run(store, run_id)
     records.record_steps(store, run_id, [stores.entry(1, {"loss": 1.0})])
@@ -193,7 +193,7 @@ def test_another_job_of_the_same_id_is_refused(store: Store, tmp_path: Path, mon
     packed(store, tmp_path / "parcel", "r1")
     move_to(tmp_path / "there", monkeypatch)
     with Store.open(store_url()) as other:
-        about = {"name": "other", "spec": {}, "created_at": 1.0, "submitted_by": "", "folder": ""}
+        about = {"name": "other", "spec": stores.SPEC, "created_at": 1.0, "submitted_by": "", "folder": ""}
         with other.write() as connection:
             connection.execute(stores_jobs().insert().values(id=job_id, **about))
         with pytest.raises(UsageError, match=f"job {job_id} is there already, and it is another job"):

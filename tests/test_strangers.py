@@ -13,15 +13,19 @@ from click.testing import CliRunner, Result
 from sqlalchemy import select
 
 from raymsa.cli import main
-from raymsa.errors import SpecError
+from raymsa.errors import SpecError, UsageError
 from raymsa.exporters.base import chosen
 from raymsa.exporters.raymsa import Raymsa
 from raymsa.home import run_dir, store_url
 from raymsa.report.compare import Drawing, comparison
 from raymsa.report.evidence import evidence
+from raymsa.report.groups import group_tables
+from raymsa.report.results import results
 from raymsa.report.worst import words_of
 from raymsa.spec import ModelSpec
 from raymsa.store import Store, queries, tables
+from raymsa.store.exports import export
+from raymsa.store.imports import import_
 from raymsa.thinker.load import open_folder
 from raymsa.ui import pages
 from raymsa.ui.pages import Known
@@ -224,3 +228,56 @@ def test_a_folder_that_a_person_names_must_have_the_clips_of_the_runs(
             refused = call(*words, "--shards", str(theirs))
             assert refused.exit_code == 2 and "the runs have seen data 0000000000000000" in refused.stderr
         assert not (tmp_path / "out").exists()
+
+
+SEARCH = {"space": {"lora.rank": {"choice": [2, 4]}}, "metric": "valid_mae", "trials": 2}
+MALFORMED = {
+    "a search without seeds": ("jobs", {"search": SEARCH, "seeds": ...}, "spec.seeds: missing; it is one run for each"),
+    "no seed": ("jobs", {"seeds": []}, "spec.seeds: given []; give at least 1"),
+    "seeds that are none": ("jobs", {"seeds": [1, "x"]}, "spec.seeds.1: given 'x'; give a whole number"),
+    "a metric that is a number": ("jobs", {"search": {**SEARCH, "metric": 7}}, "spec.search.metric: given 7; "),
+    "a search that is none": ("jobs", {"search": [1]}, "spec.search: given [1]; "),
+    "variants that are none": ("jobs", {"variants": ["disc"]}, "spec.variants: given ['disc']; give a mapping"),
+    "a dataset that is a word": ("jobs", {"dataset": "x"}, "spec.dataset: given 'x'; "),
+    "no dataset": ("runs", {"dataset": ...}, "spec.dataset: missing; it is the clips"),
+    "an unknown task": ("runs", {"dataset": {"task": {"kind": "a\nb"}}}, "task.kind: unknown kind 'a\\nb'"),
+    "an old range that is none": ("runs", {"dataset": {"low": "x"}}, "spec.dataset.task.low: given 'x'; give a number"),
+    "words in a figure": ("runs", {"lora": {"rank": 8, "alpha": "big"}}, "spec.lora.alpha: given 'big'; give a number"),
+    "a spec that is none": ("runs", None, "spec.: given "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+def test_a_spec_that_would_break_every_table_is_refused_in_one_line(form: str, tmp_path: Path) -> None:
+    table, change, problem = MALFORMED[form]
+    with Store.open(f"sqlite:///{tmp_path}/theirs.db") as store, Store.open(f"sqlite:///{tmp_path}/mine.db") as mine:
+        spec = made_up_runs.job_spec(seeds=(1,), variants={})
+        made_up_runs.finish(store, made_up_runs.submit(store, spec), spec, made_up_runs.small(2))
+        changed = change and {name: value for name, value in {**spec, **change}.items() if value is not ...}
+        with store.write() as connection:
+            connection.execute(tables.metadata.tables[table].update().values(spec=changed or []))
+        export(store, tmp_path / "1.jsonl")
+        with pytest.raises(UsageError) as refused:
+            import_(mine, tmp_path / "1.jsonl", "me")
+        assert f": {table} " in str(refused.value) and problem in str(refused.value)
+        assert "\n" not in str(refused.value) and queries.jobs(mine) == []
+
+
+def test_what_other_versions_of_raymsa_say_of_a_job_is_taken_in_and_shown(tmp_path: Path) -> None:
+    """Fields that are unknown here, and those that were not there yet."""
+    with Store.open(f"sqlite:///{tmp_path}/theirs.db") as store, Store.open(f"sqlite:///{tmp_path}/mine.db") as mine:
+        spec = made_up_runs.job_spec(seeds=(1,), variants={})
+        job_id = made_up_runs.submit(store, spec)
+        made_up_runs.finish(store, job_id, spec, made_up_runs.small(2))
+        old = {"dataset": {"name": "mosi", "low": -3, "high": 3}, "readout": {"kind": "new", "x": 1}, "seeds": [1]}
+        with store.write() as connection:
+            connection.execute(tables.jobs.update().values(spec={**old, "later": {"x": [1]}}))
+            connection.execute(tables.runs.update().values(spec={**old, "later": {"x": [1]}}))
+        export(store, tmp_path / "1.jsonl")
+        import_(mine, tmp_path / "1.jsonl", "me")
+        assert [len(table.groups) for table in group_tables(mine)] == [1]
+        assert sum(row.finished for row in results(mine, job_id).rows) == 1
+        with mine.write() as connection:
+            connection.execute(tables.jobs.update().values(spec={**old, "search": SEARCH}))
+        with pytest.raises(SpecError, match=f"job {job_id}: model: missing"):
+            results(mine, job_id)

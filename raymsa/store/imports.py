@@ -19,11 +19,13 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from raymsa.errors import NotFound, UsageError
 from raymsa.home import run_dir
+from raymsa.shape import problem_of_job, problem_of_run
 from raymsa.store.engine import Store
 from raymsa.store.jsonl import Found, read
 from raymsa.store.records import insert_event
 from raymsa.store.states import LIVE
 from raymsa.store.tables import artifacts, events, jobs, metadata, runs, tasks, waits
+from raymsa.words import visible
 
 # What raymsa gives for an id: it becomes a folder's name, which `raymsa rm` removes, and a word of commands that people
 # paste into a shell.
@@ -110,6 +112,7 @@ class _Intake:
             self._flush()
         new = self._is_news(found.row) if found.table is events else self._is_new(found)
         _check_ids(found)
+        _check_spec(found)
         if "id" in found.row:
             self.known[found.table.name][found.row["id"]] = new
         if found.table is tasks:
@@ -221,6 +224,13 @@ def _check_ids(found: Found) -> None:
         if not form.fullmatch(found.row[name]):
             given = ascii(found.row[name][:SHOWN])
             raise UsageError(f"{found.where}: {given} is no {name} of {found.table.name} that raymsa gives")
+
+
+def _check_spec(found: Found) -> None:
+    """Whole-store tables read every spec: one that is none would break them all."""
+    problem_of = {"jobs": problem_of_job, "runs": problem_of_run}.get(found.table.name)
+    if problem_of and (problem := problem_of(found.row["spec"])):
+        raise UsageError(visible(f"{found.where}: {found.table.name} {found.row['id']}: {problem}"))
 
 
 def _without_id(row: dict[str, Any]) -> dict[str, Any]:
