@@ -381,7 +381,28 @@ def test_the_lucky_trial_of_a_search_is_never_counted_with_the_runs_that_confirm
         assert (mine["runs"], mine["trial"]) == (fresh, False), words
     alone = data(trial, "plain")["sides"][0]
     assert (alone["runs"], alone["trial"]) == ([trial], True)
-    assert "search/t1 seed 1: the trial of a search, chosen because it did well" in flat(call(trial, "plain").stdout)
+    said = flat(call(trial, "plain").stdout)
+    assert "search/t1 seed 1: the trial of a search, chosen because it did well; runs of its settings" in said
+    assert f"fresh seeds (2, 3) are done: raymsa compare {key} takes those" in said
+
+
+def test_a_trial_without_fresh_seeds_is_said_to_have_none(store: Store) -> None:
+    _, trial, *fresh = confirmed_search(store)
+    for name in fresh:
+        records.set_run_state(store, name, "failed", detail="")
+    plain = made_up_runs.job_spec(seeds=(4, 5), name="plain", variants={"gen": {"readout.kind": "gen"}})
+    made_up_runs.finish(store, made_up_runs.submit(store, plain), plain, made_up_runs.small())
+    assert "chosen because it did well; no run with a fresh seed is done" in flat(call(trial, "plain").stdout)
+
+
+def test_a_seed_with_which_a_search_tried_the_settings_is_said_to_be_lucky(store: Store) -> None:
+    confirmed_search(store)
+    for name, variants in (("plain", {"disc": {}}), ("other", {"gen": {"readout.kind": "gen"}})):
+        spec = made_up_runs.job_spec(seeds=(1, 2), name=name, variants=variants)
+        made_up_runs.finish(store, made_up_runs.submit(store, spec), spec, made_up_runs.small())
+    said = flat(call("plain", "other").stdout)
+    assert "plain/disc: a search tried these settings with seed 1, too: if it chose them for that," in said
+    assert "other/gen: a search tried" not in said
 
 
 # What is refused

@@ -85,3 +85,18 @@ def test_a_run_stands_beside_those_of_its_clips(store: Store) -> None:
     alone = run(store, job_id, 1, data=None)
     run(store, job_id, 2, data="data1")
     assert ids(beside(store, queries.run(store, alone))) == [alone]
+
+
+def test_a_plain_run_with_the_seed_that_chose_its_setting_is_known_as_tried(store: Store) -> None:
+    job_id = submit(store, "search", **SEARCH)
+    trial = run(store, job_id, 1, 0.1)
+    run(store, job_id, 1, key="b" * 16)  # other settings
+    plain = submit(store, "plain")
+    run(store, plain, 2)
+    assert [(one.tried, one.fresh) for one in of_group(store, KEY)] == [((), (2,))]
+    run(store, plain, 1)
+    assert [(one.tried, one.fresh) for one in of_group(store, KEY)] == [((1,), (1, 2))]
+    rows, jobs = [queries.run(store, trial)], {job.id: job for job in queries.jobs(store)}
+    assert [(one.trial, one.tried, one.fresh) for one in members(rows, jobs)] == [(True, (), ())]
+    (alone,) = members(rows, jobs, queries.finished(store))
+    assert (ids(alone), alone.trial, alone.tried, alone.fresh) == ([trial], True, (), (1, 2))

@@ -240,6 +240,15 @@ def test_the_trial_that_chose_the_settings_is_in_no_mean_with_the_runs_that_conf
     assert list(card(empty, trial).seeds) == [1, 2, 3] and "it is not in the mean" in text(card(empty, trial))
 
 
+def test_a_seed_with_which_a_search_tried_the_settings_is_called_lucky_in_the_card(empty: Store) -> None:
+    _, _, *fresh = made_up_runs.confirmed_search(empty)
+    tried = "A search tried these settings with seed 1, too: if it chose them for that, it is a lucky one."
+    assert tried not in text(card(empty, fresh[0]))
+    spec = made_up_runs.job_spec(seeds=(1,), variants={})
+    (plain,) = made_up_runs.finish(empty, made_up_runs.submit(empty, spec), spec, made_up_runs.small())
+    assert tried in text(card(empty, plain)) and tried in text(card(empty, fresh[0]))
+
+
 def test_a_collapsed_run_is_called_so_in_its_card(empty: Store) -> None:
     spec = made_up_runs.job_spec(seeds=(1, 2, 3), variants={})
     job_id = made_up_runs.submit(empty, spec)

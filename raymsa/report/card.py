@@ -20,7 +20,7 @@ from raymsa.report.cells import GIB, HOUR_S, metric_column, number
 from raymsa.report.collapse import Collapse, collapse, one_values
 from raymsa.report.finals import CONSTANT, HEALTH, finals_of, in_order
 from raymsa.report.formats import Column, Sheet, markdown
-from raymsa.report.members import beside, is_trial
+from raymsa.report.members import beside, is_trial, tried_words
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import Classification, task_of
@@ -37,7 +37,7 @@ FRESH = "What these settings give with a fresh seed is another number."
 class Card:
     """What the card tells. `seeds` are the finished runs whose mean is told, `counts` is whether this run is one of
     them; `trial`: they are trials of a search; `chose`: this run is one. `collapse` judges this run, `all_collapse`
-    those. `spec` holds no paths.
+    those. `tried` are the seeds of the mean with which a search tried the settings. `spec` holds no paths.
     """
 
     run: queries.RunRow
@@ -52,6 +52,7 @@ class Card:
     counts: bool = True
     trial: bool = False
     chose: bool = False
+    tried: tuple[int, ...] = ()
 
     @property
     def profile(self) -> str:
@@ -83,6 +84,7 @@ def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_mod
         counts=run.id in {one.id for one in group.runs},
         trial=group.trial,
         chose=is_trial(run, job),
+        tried=group.tried,
     )
 
 
@@ -150,7 +152,7 @@ def _results(card: Card) -> str:
     columns = (Column("what", "on test"), *(metric_column(name, name) for name in card.metrics))
     sheet = Sheet("", columns, tuple((label, *map(values.get, card.metrics)) for label, values in rows))
     rules = "\n".join(f"- `{name}`: {_rule(card.profile, name)}" for name in card.metrics)
-    return f"## Results\n\n{markdown(sheet)}\n{_collapsed(card)}{_which(card)}\n\n{rules}\n"
+    return f"## Results\n\n{markdown(sheet)}\n{_collapsed(card)}{_which(card)}{_tried(card)}\n\n{rules}\n"
 
 
 def _marked(label: str, found: Collapse) -> str:
@@ -183,6 +185,11 @@ def _which(card: Card) -> str:
         f"By {rule.words} on valid, this run is number {place} of {len(errors)} seeds. "
         "To compare with others' means, take the mean: a single seed may be lucky."
     )
+
+
+def _tried(card: Card) -> str:
+    words = tried_words(card.tried)
+    return f" {words[0].upper()}{words[1:]}." if card.tried else ""
 
 
 def _use(card: Card) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from raymsa.report.cells import FIRST
 from raymsa.report.compare import Comparison, Difference
 from raymsa.report.formats import Cell, Column, Sheet, shown
+from raymsa.report.members import tried_words
+from raymsa.report.sides import Side
 
 FEW = 2.0  # smallest p that swaps of n videos can give is this over 2 ** n
 
@@ -140,7 +142,9 @@ def _of_seeds(found: Comparison) -> Iterator[str]:
 def _of_sides(found: Comparison) -> Iterator[str]:
     for one in found.sides:
         if one.trial:
-            yield f"{one.name}: the trial of a search, chosen because it did well; no run with a fresh seed is done"
+            yield f"{one.name}: the trial of a search, chosen because it did well; {_confirmed(one)}"
+        if one.tried:
+            yield f"{one.name}: {tried_words(one.tried)}"
         if one.data_digest is None:
             yield f"{one.name}: which data it was trained on is not recorded"
         if one.unfinished:
@@ -151,6 +155,14 @@ def _of_sides(found: Comparison) -> Iterator[str]:
             instead = "wrong" if found.profile == "classes" else "the middle of the range"
             share = f"{100 * found.unparsable[one.name]:.1f} %"
             yield f"{one.name}: {share} of the answers could not be parsed and count as {instead}"
+
+
+def _confirmed(one: Side) -> str:
+    """Where the numbers of a trial's settings with fresh seeds are."""
+    if not one.fresh:
+        return "no run with a fresh seed is done"
+    seeds = _listed(one.fresh)
+    return f"runs of its settings with fresh seeds ({seeds}) are done: raymsa compare {one.group_key} takes those"
 
 
 def _unit(metric: str) -> tuple[int, float, str]:

@@ -13,6 +13,7 @@ from raymsa.report.cells import GIB, HOUR_S, metric_column
 from raymsa.report.finals import HEALTH, in_order
 from raymsa.report.formats import Cell, Column, Noted, Plain, Sheet
 from raymsa.report.groups import Group, GroupTable, extremes
+from raymsa.report.members import tried_words
 
 if TYPE_CHECKING:
     from raymsa.report.literature import Literature, PublishedRow
@@ -206,8 +207,7 @@ def _about(group: Group, among: _Among, published: int | None, clips: Mapping[st
         where = on if group.other_shards else "on the same clips"
         yield f"the text-only baseline, shown unasked: other runs {where}{others}"
     if group.tried:
-        seeds = ", ".join(map(str, group.tried))
-        yield f"a search tried these settings with seed {seeds}, too: if it chose them for that, it is a lucky one"
+        yield tried_words(group.tried)
     if group.trial:
         yield "a trial of a search: the best of many on one seed is also the luckiest"
     if group.key in among.split:

@@ -17,7 +17,7 @@ from raymsa.evaluation.metrics import CRITERIA, Criterion
 from raymsa.report.baselines import baselines
 from raymsa.report.collapse import Collapse, collapse, one_values
 from raymsa.report.finals import CONSTANT, HEALTH, completed, constant_of, in_order, rule_of, spreads
-from raymsa.report.members import Members, confirming, members, tried
+from raymsa.report.members import Members, confirming, members
 from raymsa.report.spread import Spread, spread
 from raymsa.store import Store, queries
 from raymsa.target import BEFORE_TASKS, Classification, task_of
@@ -108,7 +108,6 @@ class _Group:
     members: Members
     jobs: Mapping[str, queries.Job]
     kind: _Kind
-    tried: frozenset[int]
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -168,14 +167,12 @@ def _groups(
     named = [row for row in rows if row.group_key in keys]
     counted = {row.id: row for row in (*confirming(rows, jobs), *named)}
     kinds: dict[str, _Kind] = {}
-    searched = tried(alike, jobs)
     made = []
-    for one in members(counted.values(), jobs):
+    for one in members(counted.values(), jobs, alike):
         dataset = _spec(one.newest, jobs).get("dataset") or {}
         same = repr([dataset.get(name) for name in ("name", "task", *BEFORE_TASKS)])
         kind = kinds[same] = kinds.get(same) or _kind(dataset)
-        seeds = searched.get((one.key, one.data_digest), set()) if not one.trial else set()
-        made.append(_Group(one, jobs, kind, frozenset(seeds & {run.seed for run in one.runs})))
+        made.append(_Group(one, jobs, kind))
     return made
 
 
@@ -246,7 +243,7 @@ class _Facts:
             text_only=_is_text_only(one.spec),
             constrained=bool((one.spec.get("readout") or {}).get("constrained", False)),
             trial=one.members.trial,
-            tried=tuple(sorted(one.tried)),
+            tried=one.members.tried,
         )
 
     def _seed(self, run: queries.RunRow, valid: float | None) -> Seed:

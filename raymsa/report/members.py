@@ -17,13 +17,19 @@ from raymsa.store.queries import Job, RunRow
 @dataclass(frozen=True)
 class Members:
     """The runs of a group, one for each seed and in the order of the seeds. `repeated` are the seeds that were run more
-    than once; `trial`: they are trials of searches, and nothing ran their setting with fresh seeds."""
+    than once; `trial`: they are trials of searches, and no run beside them has a fresh seed.
+
+    Of all finished runs alike: `fresh` are the seeds of those that are no trials, and `tried` the seeds here with which
+    a search tried the setting, too. Where the search chose it, such a run is as lucky as the trial.
+    """
 
     key: str
     data_digest: str | None
     trial: bool
     runs: tuple[RunRow, ...]
     repeated: tuple[int, ...]
+    tried: tuple[int, ...]
+    fresh: tuple[int, ...]
 
     @property
     def newest(self) -> RunRow:
@@ -43,25 +49,21 @@ def confirming(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> list[RunRow]:
     return [run for run in given if not (run.job_id in confirmed and is_trial(run, jobs[run.job_id]))]
 
 
-def tried(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> dict[tuple[str, str | None], set[int]]:
-    """The seeds with which searches tried the setting of each group, by its key and data digest: where the search chose
-    it, a run of another job with such a seed is as lucky as the trial."""
-    found: dict[tuple[str, str | None], set[int]] = {}
-    for run in runs:
-        if is_trial(run, jobs[run.job_id]):
-            found.setdefault((run.group_key, run.data_digest), set()).add(run.seed)
-    return found
+def tried_words(seeds: Iterable[int]) -> str:
+    """What a reader must know of runs with these seeds."""
+    given = ", ".join(map(str, seeds))
+    return f"a search tried these settings with seed {given}, too: if it chose them for that, it is a lucky one"
 
 
-def members(runs: Iterable[RunRow], jobs: Mapping[str, Job]) -> list[Members]:
+def members(runs: Iterable[RunRow], jobs: Mapping[str, Job], alike: Iterable[RunRow] | None = None) -> list[Members]:
     """The groups of some runs, whatever their state, the one with the oldest run first.
 
     `jobs` are theirs by their ids. A trial is left out where its setting was run with fresh seeds on the same clips.
+    `alike` are the finished runs of the same groups, where `runs` are not all of them.
     """
-    found: dict[tuple[str, str | None], list[RunRow]] = {}
-    for run in sorted(runs, key=_age):
-        found.setdefault((run.group_key, run.data_digest), []).append(run)
-    return [_members(mine, jobs) for mine in found.values()]
+    found = _by_group(sorted(runs, key=_age))
+    others = found if alike is None else _by_group(alike)
+    return [_members(mine, others.get(same, mine), jobs) for same, mine in found.items()]
 
 
 def of_group(store: Store, key: str) -> list[Members]:
@@ -76,18 +78,28 @@ def beside(store: Store, run: RunRow) -> Members:
     return next(one for one in of_group(store, run.group_key) if one.data_digest == run.data_digest)
 
 
-def _members(runs: list[RunRow], jobs: Mapping[str, Job]) -> Members:
+def _by_group(runs: Iterable[RunRow]) -> dict[tuple[str, str | None], list[RunRow]]:
+    found: dict[tuple[str, str | None], list[RunRow]] = {}
+    for run in runs:
+        found.setdefault((run.group_key, run.data_digest), []).append(run)
+    return found
+
+
+def _members(runs: list[RunRow], alike: list[RunRow], jobs: Mapping[str, Job]) -> Members:
     """Of one group, oldest first."""
     fresh = [run for run in runs if not is_trial(run, jobs[run.job_id])]
     counted = fresh or runs
     newest = {run.seed: run for run in counted}
     times = Counter(run.seed for run in counted)
+    searched = {run.seed for run in alike if is_trial(run, jobs[run.job_id])}
     return Members(
         key=runs[0].group_key,
         data_digest=runs[0].data_digest,
         trial=not fresh,
         runs=tuple(newest[seed] for seed in sorted(newest)),
         repeated=tuple(seed for seed in sorted(newest) if times[seed] > 1),
+        tried=tuple(sorted(searched & newest.keys())) if fresh else (),
+        fresh=tuple(sorted({run.seed for run in alike if not is_trial(run, jobs[run.job_id])})),
     )
 
 

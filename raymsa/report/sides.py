@@ -24,7 +24,8 @@ SHOWN = 3  # clips in an error
 class Side:
     """One group: its runs that are done, by seed. `asked` is how the person named it, `unfinished` how many of its runs
     are not done, `repeated` the seeds that were run more than once, of which the newest run counts. `trial`: a search
-    chose it by that very run, and nothing ran its setting with fresh seeds."""
+    chose it by that very run. Of finished runs of the same settings on the same clips, `fresh` are the seeds of those
+    that are no trials, and `tried` its own seeds with which a search tried them, too."""
 
     asked: str
     name: str
@@ -36,6 +37,8 @@ class Side:
     unfinished: int
     repeated: tuple[int, ...]
     trial: bool
+    tried: tuple[int, ...]
+    fresh: tuple[int, ...]
 
     @property
     def profile(self) -> str:
@@ -66,7 +69,8 @@ def side(store: Store, asked: str) -> Side:
     if not done:
         states = sorted({row.state for row in rows})
         raise NotFinished(f"{asked}: no run of it is done ({', '.join(states) or 'none has begun'})")
-    found = members(done, _jobs(store, done))
+    alike = queries.finished(store, groups=sorted({row.group_key for row in done}))
+    found = members(done, _jobs(store, alike), alike)
     if len(found) > 1:
         digests = ", ".join(sorted({one.data_digest or "not recorded" for one in found}))
         raise UsageError(f"{asked}: its runs are on different clips (data digests {digests}); name one run")
@@ -83,6 +87,8 @@ def side(store: Store, asked: str) -> Side:
         unfinished=sum(row.state not in ("done", "pruned") for row in rows),
         repeated=group.repeated,
         trial=group.trial,
+        tried=group.tried,
+        fresh=group.fresh,
     )
 
 
