@@ -158,7 +158,7 @@ def _of_word(store: Store, asked: str) -> list[queries.RunRow]:
     with suppress(NotFound):
         return _of_job(store, queries.job(store, asked))
     with suppress(NotFound):
-        return queries.finished(store, groups=[queries.group_key(store, asked)])
+        return queries.group(store, queries.group_key(store, asked))
     with suppress(NotFound):
         return [queries.run(store, asked)]
     raise NotFound(f"no job, group or run {asked!r} in the store")
