@@ -127,6 +127,21 @@ def test_chosen_runs_stand_for_their_groups_and_within_one_group_for_themselves(
     assert "This is one group; choose two or more to test their difference." in alone
 
 
+def test_whole_groups_are_tested_again_when_a_run_of_theirs_that_was_not_chosen_is_done(store, guest) -> None:
+    whole = made.job_spec(seeds=(1, 2, 3))
+    job_id = made.submit(store, whole)
+    ids = made.finish(store, job_id, whole, made.small(), ("disc-3", "gen-3"))
+    chosen = (f"{job_id}-disc-1", f"{job_id}-gen-1")
+
+    def differences() -> str:
+        return words(compare.compare(store, chosen, (), guest.site.known).parts["differences"])
+
+    before = differences()
+    for run in [queries.run(store, name) for name in ids if name.endswith("-3")]:
+        made.finish_run(store, {"id": run.id, "variant": run.variant, "seed": 3, "spec": run.spec}, made.small())
+    assert differences() != before
+
+
 def test_runs_on_other_clips_are_not_compared_and_the_reason_is_said(store, guest) -> None:
     one = finished(store, made.small(), name="one")
     other = finished(store, made.small(), "d2", name="other", train={"epochs": made.EPOCHS, "head_lr": 1e-4})

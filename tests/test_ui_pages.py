@@ -21,6 +21,7 @@ from raymsa.ui import groups, kept, logs, pages, reports
 from raymsa.ui import words as ui_words
 from raymsa.ui.curves import Curves
 from raymsa.ui.words import environment, key, piece, plain
+from tests import made_up_runs
 from tests.jobs import wait_for
 from tests.stores import BACKENDS, fresh_url, put
 from tests.ui_site import Visitor, add_job, add_run, own_home, own_store, spec, train  # noqa: F401 (fixtures)
@@ -150,6 +151,37 @@ def test_results_that_take_long_keep_no_page_waiting_and_are_read_once(store, gu
     assert asked == [[job_id]]
 
 
+def test_what_cannot_be_made_is_said_once_in_words_and_logged(store, guest, monkeypatch, caplog) -> None:
+    asked = []
+    monkeypatch.setattr(groups, "group_tables", lambda s, j: asked.append(j) or {}["<b>"])
+    monkeypatch.setattr(kept, "PATIENCE_S", 60)
+    job_id = add_job(store, done=False)
+    known = pages.Known(guest.site.known.reports)
+    shown = [pages.job(store, job_id, known).parts["results"] for _ in range(2)]
+    assert all("This cannot be made:" in html and "KeyError: &#39;&lt;b&gt;&#39;" in html for html in shown)
+    assert len(asked) == 1 and "KeyError" in caplog.text
+    records.set_run_state(store, f"{job_id}-gen-2", "cancelled")
+    monkeypatch.setattr(groups, "group_tables", group_tables)
+    assert "±" in pages.job(store, job_id, known).parts["results"]
+
+
+def test_results_are_read_again_when_a_run_of_another_job_is_done(store, guest, monkeypatch) -> None:
+    monkeypatch.setattr(kept, "PATIENCE_S", 60)
+    monkeypatch.setattr(made_up_runs, "STEPS", made_up_runs.EPOCHS)
+    known = pages.Known(guest.site.known.reports)
+
+    def finished(name: str, **sections) -> str:
+        spec = made_up_runs.job_spec(name=name, variants={"disc": {}}, **sections)
+        job_id = made_up_runs.submit(store, spec)
+        made_up_runs.finish(store, job_id, spec, made_up_runs.small())
+        return job_id
+
+    job_id = finished("main")
+    assert "text only" not in pages.job(store, job_id, known).parts["results"]
+    finished("words", inputs={"modalities": ["text"]})
+    assert "text only" in pages.job(store, job_id, known).parts["results"]
+
+
 def test_rows_are_made_again_only_where_their_cells_are_others(monkeypatch) -> None:
     monkeypatch.setattr(ui_words, "TABLES_KEPT", 2)
     made, some = [], ui_words.Rows()
@@ -168,7 +200,7 @@ def test_rows_are_made_again_only_where_their_cells_are_others(monkeypatch) -> N
 
 def test_only_so_many_things_are_kept(monkeypatch) -> None:
     monkeypatch.setattr(kept, "MOST", 2)
-    some = kept.Kept()
+    some = kept.Kept(str)
     assert [some.of(key, 1, lambda key=key: key * 2) for key in "abca"] == ["aa", "bb", "cc", "aa"]
     assert len(some._made) == 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raymsa.errors import NotFinished, UsageError
@@ -43,7 +43,7 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
     parts = {
         "curves": make.curves(charts(store, shown, known.curves, kinds), legend),
         "said": make.compare_said(len(shown), len(found), len(whole) - len(counted), _digests(shown)),
-        "differences": _differences(store, sides, _version(found.values()), known),
+        "differences": _differences(store, sides, _version(store, found.values()), known),
     }
     test = _test(store, shown)
     table = sortable.compared(shown, test, _collapsed(store, shown, test))
@@ -101,8 +101,10 @@ def _middle_out(text: str) -> str:
     return text if len(text) <= 2 * HALF else f"{text[:HALF]} … {text[-HALF:]}"
 
 
-def _version(found: Any) -> int:
-    return hash(tuple((one.id, one.state, one.finished_at) for one in found))
+def _version(store: Store, found: Iterable[RunRow]) -> int:
+    """What is tested are whole groups, also where single runs were chosen: any run of the store may be one of theirs."""
+    states = tuple((one.id, one.state, one.finished_at) for one in found)
+    return hash((queries.done_mark(store), states))
 
 
 def _digests(shown: Sequence[RunRow]) -> list[str]:

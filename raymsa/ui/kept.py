@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -16,9 +17,10 @@ MOST = 8  # kept
 
 
 class Kept(Generic[T]):
-    """Things by key, each of a version; one is made at a time."""
+    """Things by key, each of a version; one is made at a time. What could not be made is what `failed` says of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], T]) -> None:
+        self._failed = failed
         self._made: OrderedDict[Hashable, tuple[Hashable, T]] = OrderedDict()
         self._making = Lock()
 
@@ -35,9 +37,19 @@ class Kept(Generic[T]):
     def _make(self, key: Hashable, version: Hashable, make: Callable[[], T]) -> None:
         try:
             with suppress(StoreError, NotFound):  # the next look asks again
-                self._made[key] = (version, make())
+                self._made[key] = (version, self._made_or_failed(make))
                 self._made.move_to_end(key)
             while len(self._made) > MOST:
                 self._made.popitem(last=False)
         finally:
             self._making.release()
+
+    def _made_or_failed(self, make: Callable[[], T]) -> T:
+        """A fault of ours is said, and not tried again until there is another version: it would be the same one."""
+        try:
+            return make()
+        except (StoreError, NotFound):
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).exception("a part of a page cannot be made")
+            return self._failed(error)

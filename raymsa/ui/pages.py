@@ -18,7 +18,7 @@ from raymsa.ui import groups, logs, reports
 from raymsa.ui.curves import Curves, charts
 from raymsa.ui.kept import Kept
 from raymsa.ui.live import Seen
-from raymsa.ui.words import Rows, piece, pieces, plain, table_rows, texts
+from raymsa.ui.words import Rows, failed, piece, pieces, plain, table_rows, texts
 from raymsa.words import duration, moment
 
 STATES = ("queued", "running", "paused", "done", "failed", "cancelled")
@@ -33,8 +33,8 @@ class Known:
     reports: Path
     curves: Curves = field(default_factory=Curves)
     rows: Rows = field(default_factory=Rows)
-    groups: Kept[str] = field(default_factory=Kept)
-    differences: Kept[str] = field(default_factory=Kept)
+    groups: Kept[str] = field(default_factory=lambda: Kept(failed))
+    differences: Kept[str] = field(default_factory=lambda: Kept(failed))
 
 
 def queue(store: Store) -> Seen:
@@ -115,10 +115,12 @@ def _finals(store: Store, found: queries.RunRow, make: Any) -> str:
 
 
 def _results(store: Store, found: Status, known: Known, make: Any) -> str:
-    """Asked for again only when a run has got another state: it reads every number of every run."""
+    """Asked for again only when a run of the job has got another state, or one of the store is done: it reads every
+    number of every run, and those of other jobs are the text-only baseline and what a search tried."""
     if not any(one.state == "done" for one in found.runs):
         return str(make.no_results(state_of(task.state for task in found.tasks) in LIVE))
-    version = hash(tuple((one.id, one.state, one.finished_at) for one in found.runs))
+    states = tuple((one.id, one.state, one.finished_at) for one in found.runs)
+    version = hash((queries.done_mark(store), states))
     html = groups.of_job(store, found.job.id, version, known.groups)
     return str(pieces("group_parts.html").later()) if html is None else html
 

@@ -79,6 +79,11 @@ def page(template: str, **values: Any) -> str:
     return environment().get_template(template).render(**values)
 
 
+def failed(error: Exception) -> str:
+    """What stands where a part of a page should be."""
+    return piece("tables.html", "failed", f"{type(error).__name__}: {error}")
+
+
 def pieces(template: str) -> Any:
     """The macros of a template, for many calls."""
     return environment().get_template(template).make_module()
