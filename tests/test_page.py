@@ -18,7 +18,9 @@ from raymsa.errors import NotFound, RaymsaError, UsageError
 from raymsa.evaluation.metrics import measure
 from raymsa.jobfile import load_job
 from raymsa.report import page
+from raymsa.report.formats import marked
 from raymsa.report.page import MARK, gather, write
+from raymsa.report.page_tables import by_seed
 from raymsa.report.plots import MOST, plot
 from raymsa.store import Store, records
 from tests import made_up_runs, searches
@@ -157,6 +159,9 @@ def test_a_run_that_is_no_better_than_the_constant_is_called_collapsed(store: St
     said = tree_of(store, job_id).text
     assert "disc, collapsed: seed 1 has a test mae of 2.000, no better than the constant predictor's 1.900." in said
     assert "disc (collapsed: 1 of 2 seeds)" in said
+    runs = by_seed(gather(store, job_id).about)
+    assert [row[0].text for row in marked(runs)[0]] == ["disc (collapsed)", "disc"]
+    assert "[1] collapsed: seed 1 has a test mae of 2.000" in said
 
 
 def test_a_search_by_correlation_calls_no_good_seed_collapsed_and_names_what_chose_the_epoch(store: Store) -> None:

@@ -77,6 +77,11 @@ def test_a_group_that_is_no_better_than_a_constant_is_called_collapsed(store, gu
     shown = words(guest.get(f"/runs/{run.id}").text)
     assert "Collapsed: seed 2 predicts one value (0.2) for all test clips" in shown
     assert "ollapsed" not in guest.get(f"/runs/{run.job_id}-disc-1").text
+    listed = [row for row in rows_of(guest.get(f"/jobs/{run.job_id}").text) if row.startswith(run.job_id)]
+    assert [f"{variant} (collapsed)" in row for row in listed for variant in ("disc", "gen")] == [False, False] * 2 + [
+        False,
+        True,
+    ] * 2
     shown = rows_of(guest.get(f"/compare?run={run.id}&run={run.job_id}-disc-1").text)
     assert [f"{run.variant} (collapsed)" in row for row in shown if row.startswith(run.job_id)] == [True, False]
 
@@ -98,6 +103,20 @@ def test_hostile_names_are_text_in_tables_of_groups(store, guest) -> None:
         assert "<script>window" not in page
         assert not re.search("<(b|img) ", page)
         assert "\x1b" not in page and "\u202e" not in page
+
+
+def test_a_run_shows_what_was_wrong_with_its_answers_and_what_a_constant_has(store, guest) -> None:
+    (*_, run) = finished(store, made.small())
+    page = guest.get(f"/runs/{run.id}").text
+    shown = rows_of(page[page.index("At the end") :])
+    test = queries.finals(store, run.id)["test"]
+    assert shown[0] == "metric valid test constant on valid constant on test"
+    mae = next(row for row in shown if row.startswith("mae"))
+    assert mae.split()[-1] == f"{test['constant_mae']:.3f}" and mae.split()[2] == f"{test['mae']:.3f}"
+    assert [row for row in shown if row.startswith(("unparsable", "out of range"))] == [
+        "unparsable (%) 1.25 1.25 - -",
+        "out of range (%) 0.00 0.00 - -",
+    ]
 
 
 # Comparison

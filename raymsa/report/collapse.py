@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raymsa.evaluation.criteria import CRITERIA, Criterion
 from raymsa.report.cells import FIRST, number
-from raymsa.report.finals import CONSTANT, constant_of
+from raymsa.report.finals import CONSTANT, constant_of, tests_of
 from raymsa.report.spread import spread
 from raymsa.store import Store, queries
+from raymsa.target import task_of
 
 SAME = 1e-9  # metrics that differ by less are those of the same answers
 
@@ -49,6 +50,10 @@ class Collapse:
             return "collapsed"
         some = f"collapsed: {len(self.seeds)} of {self.runs} seeds"
         return some + (", and the mean" if self.mean else "")
+
+    def of(self, seed: int) -> Collapse:
+        """What it says of one seed."""
+        return replace(self, runs=1, seeds=tuple(one for one in self.seeds if one.seed == seed), mean=None)
 
     def reasons(self, classes: Sequence[str] = ()) -> Iterator[str]:
         """Why, a sentence for each seed and one for the mean."""
@@ -93,6 +98,18 @@ def one_values(store: Store, tests: Mapping[str, Mapping[str, float]], profiles:
     suspects = [run_id for run_id, test in tests.items() if _may_be_constant(test, profiles[run_id])]
     found = queries.score_ranges(store, suspects, "test")
     return {run_id: low for run_id, (low, high, clips) in found.items() if low == high and clips > 1}
+
+
+def collapsed(
+    store: Store, runs: Sequence[queries.RunRow], tests: Mapping[str, Mapping[str, float]] | None = None
+) -> frozenset[str]:
+    """Those of some runs that are collapsed, each judged alone. `tests` are their final metrics, if they are known."""
+    tests = tests_of(store, runs) if tests is None else tests
+    profiles = {run.id: task_of(run.spec).profile for run in runs}
+    said = one_values(store, tests, profiles)
+    by_seed = {run.id: {run.seed: said[run.id]} if run.id in said else {} for run in runs}
+    judged = {run.id: collapse({run.seed: tests[run.id]}, profiles[run.id], by_seed[run.id]) for run in runs}
+    return frozenset(run_id for run_id, found in judged.items() if found.words)
 
 
 def of_run(store: Store, run: queries.RunRow, test: Mapping[str, float], profile: str) -> Collapse:

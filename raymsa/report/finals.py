@@ -48,6 +48,14 @@ def finals_of(store: Store, run: queries.RunRow) -> dict[str, dict[str, float]]:
     return completed(store, run.id, queries.finals(store, run.id), task_of(run.spec).profile)
 
 
+def tests_of(store: Store, runs: Sequence[queries.RunRow]) -> dict[str, dict[str, float]]:
+    """The metrics on test of some runs, `completed`: run -> metric -> value; nothing of those that are not done."""
+    found = queries.all_finals(store, [run.id for run in runs])
+    tests = {name: {"test": splits["test"]} for name, splits in found.items() if "test" in splits}
+    whole = {run.id: completed(store, run.id, tests.get(run.id, {}), task_of(run.spec).profile) for run in runs}
+    return {name: splits.get("test", {}) for name, splits in whole.items()}
+
+
 def spreads(names: Iterable[str], values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     """Mean and sd of each metric over runs, of those that have it."""
     found = {name: spread(value[name] for value in values if name in value) for name in names}

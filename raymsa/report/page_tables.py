@@ -12,7 +12,7 @@ from raymsa.evaluation.metrics import PROFILES
 from raymsa.merge import flat
 from raymsa.report.bins import Interval, interval, signs
 from raymsa.report.cells import GIB, HOUR_S, metric_column
-from raymsa.report.evidence import Evidence, Training
+from raymsa.report.evidence import Evidence, Group, Training
 from raymsa.report.finals import HEALTH
 from raymsa.report.formats import Cell, Column, Noted, Sheet, shown
 from raymsa.report.group_sheets import sheets
@@ -58,7 +58,11 @@ def by_seed(about: Evidence) -> Sheet:
         *(metric_column(f"test_{name}", f"test {named(name)}", name) for name in names),
     )
     rows = [
-        (group.name, *_of_run(one, found.decides), *(one.finals.get("test", {}).get(name) for name in names))
+        (
+            _named(about, group, one),
+            *_of_run(one, found.decides),
+            *(one.finals.get("test", {}).get(name) for name in names),
+        )
         for group in about.groups
         for one in group.runs
     ]
@@ -256,6 +260,16 @@ def _interval(found: Interval | None, column: Column) -> str | None:
 
 def _seeds(about: Evidence, found: tuple[float, ...]) -> str:
     return ", ".join(value(about, score) for score in found)
+
+
+def _named(about: Evidence, group: Group, one: Training) -> Cell:
+    """The variant of a run, marked where this run is collapsed."""
+    fallen = about.found.rows[group.place].collapse.of(one.run.seed)
+    return (
+        Noted(f"{group.name} ({fallen.words})", tuple(fallen.reasons(about.found.classes)))
+        if fallen.words
+        else group.name
+    )
 
 
 def _of_run(one: Training, decides: str) -> tuple[Cell, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raymsa.evaluation.criteria import criterion_of
 from raymsa.report import formats, rows
 from raymsa.report.cells import metric_column, number
-from raymsa.report.finals import in_order
+from raymsa.report.finals import CONSTANT, HEALTH, in_order
 from raymsa.report.formats import Noted, Sheet, on_the_left
 from raymsa.report.spread import Spread
 from raymsa.report.status import Status, left_of
@@ -57,21 +57,21 @@ def _job(line: JobLine, now: float) -> tuple[Cell, ...]:
     return Cell(line.id), Cell(line.name), Cell(line.state), runs, ago, Cell(line.submitted_by)
 
 
-def runs(found: Status) -> Sortable:
-    """The runs of a job; the words are those of `raymsa status`."""
+def runs(found: Status, collapsed: Collection[str] = ()) -> Sortable:
+    """The runs of a job; the words are those of `raymsa status`. `collapsed` are ids."""
     head = rows.runs(found)[0]
     numbers = ("since", "epoch", "step", "left", head[7], "attempts", "device time")
     columns = (head[0], "variant", "seed", *head[1:])
     shown = tuple(Column(words, words in numbers or words == "seed") for words in columns)
-    return Sortable(shown, {run.id: _run(run, found.now) for run in found.runs})
+    return Sortable(shown, {run.id: _run(run, found.now, run.id in collapsed) for run in found.runs})
 
 
-def _run(run: RunRow, now: float) -> tuple[Cell, ...]:
+def _run(run: RunRow, now: float, collapsed: bool) -> tuple[Cell, ...]:
     run_id, state, where, *rest = rows.run_row(run, now)
     valid = None if run.valid_error is None else criterion_of(run.spec).turned(run.valid_error)
     numbers = (run.started_at, run.epoch, run.step, left_of(run, now), valid, run.attempts, run.device_s)
     cells = (Cell(text, _or_missing(value)) for text, value in zip(rest, numbers, strict=True))
-    return Cell(run_id), Cell(run.variant), Cell(str(run.seed), run.seed), Cell(state), Cell(where), *cells
+    return Cell(run_id), _variant(run, collapsed), Cell(str(run.seed), run.seed), Cell(state), Cell(where), *cells
 
 
 def sheet(found: Sheet) -> Sortable:
@@ -97,11 +97,13 @@ def _of_sheet(cell: formats.Cell, column: formats.Column, words: bool) -> Cell:
 
 
 def finals(found: Mapping[str, Mapping[str, float]], profile: str) -> Sortable:
-    """The final metrics of one run: a row for each metric, a column for each split."""
+    """The final metrics of one run: a row for each metric, a column for each split, then the constant predictor's."""
     splits = [split for split in ("train", "valid", "test") if split in found]
-    columns = (Column("metric"), *(Column(split, True) for split in splits))
-    kept = [name for name in in_order(profile) if any(name in found[split] for split in splits)]
-    cells = {n: tuple(_or_dash(found[s].get(n), lambda v, n=n: number(n, v)) for s in splits) for n in kept}  # type: ignore[misc]
+    floors = [split for split in splits if any(name.startswith(CONSTANT) for name in found[split])]
+    columns = (Column("metric"), *(Column(words, True) for words in (*splits, *(f"constant on {s}" for s in floors))))
+    kept = [name for name in (*in_order(profile), *HEALTH) if any(name in found[split] for split in splits)]
+    places = [*((split, "") for split in splits), *((split, CONSTANT) for split in floors)]
+    cells = {n: tuple(_or_dash(found[s].get(p + n), lambda v, n=n: number(n, v)) for s, p in places) for n in kept}  # type: ignore[misc]
     return Sortable(columns, {name: (Cell(_words(name)), *cells[name]) for name in kept})
 
 
@@ -121,10 +123,13 @@ def _compared(
 ) -> tuple[Cell, ...]:
     valid = None if run.valid_error is None else criterion_of(run.spec).turned(run.valid_error)
     digest = [Cell((run.data_digest or "unknown")[:SHORT])] if data else []
-    variant = f"{run.variant} (collapsed)" if collapsed else run.variant
-    about = (Cell(run.id), Cell(variant), Cell(str(run.seed), run.seed), Cell(run.state), *digest)
+    about = (Cell(run.id), _variant(run, collapsed), Cell(str(run.seed), run.seed), Cell(run.state), *digest)
     cells = (_or_dash(test.get(n), lambda v, n=n: number(n, v)) for n in names)  # type: ignore[misc]
     return (*about, Cell(rows.valid(run) or "-", _or_missing(valid)), *cells)
+
+
+def _variant(run: RunRow, collapsed: bool) -> Cell:
+    return Cell(f"{run.variant} (collapsed)" if collapsed else run.variant)
 
 
 def _words(name: str) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raymsa.errors import NotFinished, UsageError
 from raymsa.report import sortable
-from raymsa.report.collapse import collapse, one_values
+from raymsa.report.collapse import collapsed
 from raymsa.report.compare import comparison
 from raymsa.report.compare_sheets import sheets
-from raymsa.report.finals import completed
+from raymsa.report.finals import tests_of
 from raymsa.report.members import members
 from raymsa.store import Store, queries
 from raymsa.store.queries import RunRow
-from raymsa.target import task_of
 from raymsa.ui.curves import charts, label
 from raymsa.ui.live import Seen
 from raymsa.ui.pages import Known
@@ -45,8 +44,8 @@ def compare(store: Store, runs: tuple[str, ...], groups: tuple[str, ...], known:
         "said": make.compare_said(len(shown), len(found), len(whole) - len(counted), _digests(shown)),
         "differences": _differences(store, sides, _version(store, found.values()), known),
     }
-    test = _test(store, shown)
-    table = sortable.compared(shown, test, _collapsed(store, shown, test))
+    test = tests_of(store, shown)
+    table = sortable.compared(shown, test, collapsed(store, shown, test))
     whole_groups = bool(runs) and len(sides) > 1 and sides[0] not in found
     facts = {
         "columns": table.columns,
@@ -102,7 +101,7 @@ def _middle_out(text: str) -> str:
 
 
 def _version(store: Store, found: Iterable[RunRow]) -> int:
-    """What is tested are whole groups, also where single runs were chosen: any run of the store may be one of theirs."""
+    """Whole groups are tested, also where single runs were chosen: any run of the store may be one of theirs."""
     states = tuple((one.id, one.state, one.finished_at) for one in found)
     return hash((queries.done_mark(store), states))
 
@@ -111,30 +110,6 @@ def _digests(shown: Sequence[RunRow]) -> list[str]:
     """The clips that the runs were trained on, where they differ."""
     known = list(dict.fromkeys(one.data_digest for one in shown if one.data_digest))
     return [visible(one[: sortable.SHORT]) for one in known] if len(known) > 1 else []
-
-
-def _test(store: Store, shown: Sequence[RunRow]) -> dict[str, dict[str, float]]:
-    """The metrics on test of those that are done, also ones that are younger than the run."""
-    finals = queries.all_finals(store, [one.id for one in shown])
-    whole = {
-        one.id: completed(store, one.id, {k: v for k, v in finals[one.id].items() if k == "test"}, _profile(one))
-        for one in shown
-    }
-    return {run_id: splits.get("test", {}) for run_id, splits in whole.items()}
-
-
-def _collapsed(store: Store, shown: Sequence[RunRow], test: Mapping[str, Mapping[str, float]]) -> set[str]:
-    """The runs that are collapsed."""
-    said = one_values(store, test, {one.id: _profile(one) for one in shown})
-    judged = {
-        one.id: collapse({one.seed: test[one.id]}, _profile(one), {one.seed: said[one.id]} if one.id in said else {})
-        for one in shown
-    }
-    return {run_id for run_id, found in judged.items() if found.words}
-
-
-def _profile(one: RunRow) -> str:
-    return task_of(one.spec).profile
 
 
 def _kinds(runs: Sequence[RunRow]) -> list[int]:

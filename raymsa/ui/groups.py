@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from raymsa.report import sortable
@@ -14,7 +14,7 @@ from raymsa.ui.kept import Kept
 from raymsa.ui.live import Seen
 from raymsa.ui.words import link, pieces, row_html
 
-ALL = "all"  # the key of the whole store; a job's is its id
+ALL = "all"  # the key of the whole store
 
 
 def groups(store: Store, known: Kept[str]) -> Seen:
@@ -26,9 +26,9 @@ def groups(store: Store, known: Kept[str]) -> Seen:
     return Seen("Groups", parts=parts)
 
 
-def of_job(store: Store, job_id: str, version: Hashable, known: Kept[str]) -> str | None:
-    """The tables of one job's groups as HTML; None while they are being read."""
-    return known.of(job_id, version, lambda: html_of(group_tables(store, [job_id])))
+def of_job(store: Store, job_id: str) -> str:
+    """The tables of one job's groups as HTML."""
+    return html_of(group_tables(store, [job_id]))
 
 
 def html_of(tables: Sequence[GroupTable]) -> str:

@@ -26,15 +26,25 @@ JOBS = 200  # on one page
 TAIL, TAIL_BYTES = 200, 256 * 1024  # lines of a log beside other things
 
 
+@dataclass(frozen=True)
+class Results:
+    """What all numbers of a job's runs are needed for: tables of its groups as HTML, and the runs (ids) that are
+    collapsed."""
+
+    html: str
+    collapsed: frozenset[str] = frozenset()
+
+
 @dataclass
 class Known:
-    """What looks keep between them: curves; as HTML: rows, tables of groups, differences that were drawn."""
+    """What looks keep between them: curves, results of jobs; as HTML: rows, tables of groups, drawn differences."""
 
     reports: Path
     curves: Curves = field(default_factory=Curves)
     rows: Rows = field(default_factory=Rows)
     groups: Kept[str] = field(default_factory=lambda: Kept(failed))
     differences: Kept[str] = field(default_factory=lambda: Kept(failed))
+    results: Kept[Results] = field(default_factory=lambda: Kept(lambda error: Results(failed(error))))
 
 
 def queue(store: Store) -> Seen:
@@ -71,7 +81,8 @@ def job(store: Store, name: str, known: Known) -> Seen:
     """A job: its state in words, tasks, failures, results, runs."""
     found = status(store, name)
     make = pieces("job_parts.html")
-    table = sortable.runs(found)
+    read = _results(store, found, known)
+    table = sortable.runs(found, read.collapsed if read else ())
     report = reports.folder_of(known.reports, found.job)
     parts = {
         "state": make.about(found, rows.counts(overview.run_counts(found.runs))),
@@ -79,7 +90,7 @@ def job(store: Store, name: str, known: Known) -> Seen:
         "waits": make.waits(found.waits),
         "tasks": make.table(rows.tasks(found)),
         "failures": make.failures(found.failures, found.job.id, lambda at: moment(at, found.now)),
-        "results": _results(store, found, known, make),
+        "results": _shown(read, found, make),
         "reports": make.reports(found.job, reports.pages_of(report), reports.tables_of(report)),
     }
     facts = {"job": found.job, "columns": table.columns}
@@ -114,15 +125,27 @@ def _finals(store: Store, found: queries.RunRow, make: Any) -> str:
     return str(make.finals(sortable.finals(measured, task.profile), list(fallen.reasons(classes))))
 
 
-def _results(store: Store, found: Status, known: Known, make: Any) -> str:
+def _results(store: Store, found: Status, known: Known) -> Results | None:
     """Asked for again only when a run of the job has got another state, or one of the store is done: it reads every
-    number of every run, and those of other jobs are the text-only baseline and what a search tried."""
-    if not any(one.state == "done" for one in found.runs):
-        return str(make.no_results(state_of(task.state for task in found.tasks) in LIVE))
+    number of every run, and those of other jobs are the text-only baseline and what a search tried. None where no run
+    is done, and while they are being read."""
+    done = [one for one in found.runs if one.state == "done"]
+    if not done:
+        return None
     states = tuple((one.id, one.state, one.finished_at) for one in found.runs)
     version = hash((queries.done_mark(store), states))
-    html = groups.of_job(store, found.job.id, version, known.groups)
-    return str(pieces("group_parts.html").later()) if html is None else html
+    job_id = found.job.id
+    return known.results.of(
+        job_id, version, lambda: Results(groups.of_job(store, job_id), collapse.collapsed(store, done))
+    )
+
+
+def _shown(read: Results | None, found: Status, make: Any) -> str:
+    if read is not None:
+        return read.html
+    if any(one.state == "done" for one in found.runs):
+        return str(pieces("group_parts.html").later())
+    return str(make.no_results(state_of(task.state for task in found.tasks) in LIVE))
 
 
 def _since(found: Status) -> str:
