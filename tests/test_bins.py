@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from raymsa.evaluation.metrics import measure
-from raymsa.report.bins import bins_of, counted, interval, residuals, signs
+from raymsa.report.bins import bins_of, counted, interval, limits, residuals, signs
 from raymsa.target import Classification, Regression
 
 MOSI = Regression()
@@ -86,3 +86,21 @@ def test_one_seed_or_a_nan_has_no_interval() -> None:
     assert one is not None and nan is not None
     assert (one.mean, one.low, one.runs) == (0.5, None, 1)
     assert math.isnan(nan.mean) and nan.high is None
+
+
+def test_no_interval_goes_beyond_what_the_metric_can_be() -> None:
+    few = [0.727, 0.788]
+    free, share, mae, corr = (interval(few, ends) for ends in ((-9, 9), limits("acc2"), limits("mae"), limits("corr")))
+    assert free is not None and free.low is not None and free.low > 0 and free.high is not None and free.high > 1
+    assert share is not None and (share.low, share.high) == (free.low, 1)
+    assert mae is not None and mae.high == free.high
+    low = interval([0.01, 0.2], limits("mae"))
+    assert low is not None and low.low == 0
+    assert corr is not None and corr.high == 1
+    negative = interval([-0.9, -0.7], limits("corr"))
+    assert negative is not None and negative.low == -1
+
+
+def test_seeds_that_agree_have_no_interval() -> None:
+    found = interval([0.857, 0.857])
+    assert found is not None and (found.low, found.high, found.mean) == (None, None, pytest.approx(0.857))

@@ -116,7 +116,14 @@ def test_everything_a_paper_needs_is_on_the_page(store: Store) -> None:
 def test_the_numbers_are_those_of_the_results_rounded(store: Store) -> None:
     report = gather(store, made(store))
     mae = report.about.found.rows[0].test["mae"]
-    assert f"{mae.mean:.3f} ± {mae.sd:.3f}" in Tree(page.page(report)).text
+    text = Tree(page.page(report)).text
+    assert f"{mae.mean:.3f} ± {mae.sd:.3f}" in text
+    shown = [re.findall(r"\((\S+) to (\S+)\)", str(cell)) for row in report.sheets["intervals"].rows for cell in row]
+    ends = [float(end) for found in shown for pair in found for end in pair]
+    assert ends and min(ends) >= -1 and max(ends) == 100  # two seeds say next to nothing, but nothing impossible
+    alts = [one.alt for one in report.plots["seeds"]]
+    said = [float(end) for alt in alts for pair in re.findall(r"from (\S+) to ([\d.-]+\d)", alt) for end in pair]
+    assert said and max(said) == 100
 
 
 def test_a_search_shows_its_trials_and_says_that_the_best_was_lucky(store: Store, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class Bins:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean and Student's t interval of some seeds' values; None for its ends with fewer than two numbers."""
+    """Mean and Student's t interval of some seeds' values; None for its ends where there are fewer than two numbers, or
+    where all are equal: nothing is known of how they spread."""
 
     mean: float
     low: float | None
@@ -99,17 +100,25 @@ def signs(
     return found
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Where the mean over seeds lies, if seeds are drawn from a normal distribution; None for no values."""
+def limits(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can have, unscaled."""
+    return {"mae": (0.0, math.inf), "corr": (-1.0, 1.0)}.get(metric, (0.0, 1.0))
+
+
+def interval(
+    values: Sequence[float], ends: tuple[float, float] = (-math.inf, math.inf), level: float = 0.95
+) -> Interval | None:
+    """Where the mean over seeds lies, if seeds are drawn from a normal distribution, and within the `ends` of what is
+    possible; None for no values."""
     if not values:
         return None
     mean = float(np.mean(values))
-    if len(values) < 2 or not np.isfinite(values).all():
+    if min(values) == max(values) or not np.isfinite(values).all():
         return Interval(mean, None, None, len(values))
     from scipy.stats import t
 
     reach = float(t.ppf((1 + level) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(mean, mean - reach, mean + reach, len(values))
+    return Interval(mean, max(ends[0], mean - reach), min(ends[1], mean + reach), len(values))
 
 
 def _single(value: ArrayLike, limit: float) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from raymsa.evaluation.metrics import PROFILES
 from raymsa.merge import flat
-from raymsa.report.bins import Interval, interval, signs
+from raymsa.report.bins import Interval, interval, limits, signs
 from raymsa.report.cells import GIB, HOUR_S, metric_column
 from raymsa.report.evidence import Evidence, Group, Training
 from raymsa.report.finals import HEALTH
@@ -75,15 +75,17 @@ def intervals(about: Evidence) -> Sheet:
     metrics = [_metric(name) for name in names]
     columns = (Column("variant", "variant"), Column("seeds", "seeds"), *metrics)
     rows = tuple(
-        (group.name, len(group.runs), *(_interval(interval(values(group, m.name)), m) for m in metrics))
+        (group.name, len(group.runs), *(_interval(interval(values(group, m.name), limits(m.name)), m) for m in metrics))
         for group in about.groups
         if group.runs
     )
-    note = (
+    notes = (
         "Mean and 95 % t interval of the mean over seeds, as if seeds were draws from a normal distribution. It says "
+        "nothing about other clips: all seeds are tested on the same ones.",
+        "Few seeds tell little: of two, it reaches 9 sd to either side of the mean, of four 1.6. It ends where the "
+        "metric does, and there is none where all seeds are equal.",
     )
-    note += "nothing about other clips: all seeds are tested on the same ones."
-    return Sheet("Interval of the mean over seeds", columns, rows, (note,))
+    return Sheet("Interval of the mean over seeds", columns, rows, notes)
 
 
 def sign_table(about: Evidence) -> Sheet | None:

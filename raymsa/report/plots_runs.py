@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from raymsa.report.bins import Interval, interval
+from raymsa.report.bins import Interval, interval, limits
 from raymsa.report.cells import number
 from raymsa.report.evidence import Evidence, Group
 from raymsa.report.plots import INK, MOST, Plot, legend, line, look, named, plot, scale, short, unit
@@ -95,7 +95,7 @@ def _ends(group: Group, metric: str) -> str:
 
 def _seeds(about: Evidence, groups: list[Group], metric: str) -> Plot:
     found = {group.name: values(group, metric) for group in groups}
-    means = {name: interval(mine) for name, mine in found.items()}
+    means = {name: interval(mine, limits(metric)) for name, mine in found.items()}
     known = floors(about.found)  # a line for all rows is one that all of them have
     floor = known[0][1].get(metric, math.nan) if len(known) == 1 else math.nan
 
