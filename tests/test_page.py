@@ -17,7 +17,8 @@ from raymsa.cli import main
 from raymsa.errors import NotFound, RaymsaError, UsageError
 from raymsa.evaluation.metrics import measure
 from raymsa.jobfile import load_job
-from raymsa.report import page
+from raymsa.report import page, plots_runs
+from raymsa.report.evidence import evidence
 from raymsa.report.formats import marked
 from raymsa.report.page import MARK, gather, write
 from raymsa.report.page_tables import by_seed
@@ -124,6 +125,15 @@ def test_the_numbers_are_those_of_the_results_rounded(store: Store) -> None:
     alts = [one.alt for one in report.plots["seeds"]]
     said = [float(end) for alt in alts for pair in re.findall(r"from (\S+) to ([\d.-]+\d)", alt) for end in pair]
     assert said and max(said) == 100
+
+
+def test_one_epoch_has_a_whole_number_and_seeds_that_can_be_told_apart(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr(made_up_runs, "EPOCHS", 1)
+    (figure,) = plots_runs.valid(evidence(store, made(store, variants={})))
+    assert re.findall(r">([\d.]+)<", figure.svg.split("matplotlib.axis_2")[0].split("axis_1")[1]) == ["1"]
+    (places,) = {tuple(re.findall(r'<use [^>]*x="([\d.]+)"[^>]*var\(--c0\)', figure.svg))}
+    assert len(set(places)) >= 2
+    assert "what is filled of it is the seed" in figure.note
 
 
 def test_a_search_shows_its_trials_and_says_that_the_best_was_lucky(store: Store, tmp_path: Path) -> None:

@@ -3,20 +3,27 @@
 import itertools
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import event, update
 
 from raymsa import orders, queue
+from raymsa.cli import main
 from raymsa.cli.columns import cells, columns, sentence
 from raymsa.errors import NotFound, UsageError
 from raymsa.home import driver_lock, run_dir
+from raymsa.report import rows
 from raymsa.report import status as report
+from raymsa.report.evidence import evidence
+from raymsa.report.page_words import findings
 from raymsa.store import Store, overview, queries, records, tables
 from raymsa.store.queries import finding
 from raymsa.store.states import RANKS, state_of
 from raymsa.supervise import alone
+from tests import made_up_runs
 from tests.stores import BACKENDS, add_runs, entry, fresh_url, put
 
 
@@ -206,10 +213,6 @@ def test_of_many_failed_runs_the_first_logs_are_read_and_of_the_others_it_is_sai
 def test_status_prints_all_of_it_and_json_holds_all_of_it(store, monkeypatch) -> None:
     import json
 
-    from click.testing import CliRunner
-
-    from raymsa.cli import main
-
     job_id = running(store, "a", "b")
     records.start_run(store, "a", steps_total=10)
     records.record_steps(store, "a", [entry(4, {"loss": 1.0})], left_s=30.0, place="gpu1 GPU 0")
@@ -223,6 +226,32 @@ def test_status_prints_all_of_it_and_json_holds_all_of_it(store, monkeypatch) ->
     said = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert {"job", "tasks", "runs", "events", "waits", "left_s", "failures"} <= said.keys()
     assert said["failures"][0]["error"] == "boom [bold]"
+
+
+def test_valid_has_the_decimals_and_the_unit_of_the_tables(store) -> None:
+    job_id = running(store, "a", "b")
+    records.start_run(store, "a", steps_total=10)
+    records.record_steps(store, "a", [entry(4, {"loss": 1.0})], valid_error=0.52437)
+    found = report.status(store, job_id)
+    assert (rows.runs(found)[0][7], rows.runs(found)[1][7]) == ("valid MAE", "0.524")
+    classes = {"dataset": {"task": {"kind": "classification"}}}
+    assert rows.valid_heading(classes) == "valid weighted F1 (%)"
+    assert rows.valid(replace(found.runs[0], spec=classes)) == "47.6"
+
+
+def test_runs_of_a_finished_job_that_the_store_does_not_hold_are_said(store) -> None:
+    spec = made_up_runs.job_spec()
+    job_id = made_up_runs.submit(store, spec)
+    made_up_runs.finish(store, job_id, spec, made_up_runs.small(4))
+    assert report.status(store, job_id).not_here == 0
+    with store.write() as connection:
+        for table in (tables.predictions, tables.finals, tables.steps):
+            connection.execute(table.delete().where(table.c.run_id != f"{job_id}-disc-1"))
+        connection.execute(tables.runs.delete().where(tables.runs.c.id != f"{job_id}-disc-1"))
+    assert report.status(store, job_id).not_here == 3
+    shown = CliRunner().invoke(main, ["status", job_id, "--store", store.secret_url()]).stdout
+    assert "3 of 4 runs are not in this store" in shown
+    assert "1 of 4 runs have results; 3 of them are not in this store." in next(findings(evidence(store, job_id)))
 
 
 # Lists

@@ -134,6 +134,8 @@ def _status_lines(found: Status, most: int | None) -> Iterator[str]:
     if found.left:
         done = sum(run.state in ("done", "pruned") for run in found.runs)
         yield from sentence(f"{done} of {found.planned} runs are over; {found.left}", most)
+    if found.not_here:
+        yield from sentence(f"{found.not_here} of {found.planned} runs are not in this store", most)
     if found.deadline is not None:
         yield from sentence(f"failed if not done by {moment(found.deadline, now)} ({_in(found.deadline - now)})", most)
     yield ""

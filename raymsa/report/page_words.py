@@ -61,7 +61,14 @@ def findings(about: Evidence) -> Iterator[str]:
     """What a reader has to know before the numbers: what is missing, what is no better than a constant."""
     left = about.found.unfinished
     finished = sum(row.finished for row in about.found.rows)
-    yield f"The job is {about.state}: {finished} of {sum(row.planned for row in about.found.rows)} runs have results."
+    planned = sum(row.planned for row in about.found.rows)
+    others = planned - finished - len(left)
+    gone = (
+        f"; {others} of them are not in this store"
+        if others and about.state == "done" and not about.found.search
+        else ""
+    )
+    yield f"The job is {about.state}: {finished} of {planned} runs have results{gone}."
     if not finished:
         yield "Nothing is finished, so there are no numbers here yet."
     for state in dict.fromkeys(run.state for run in left):

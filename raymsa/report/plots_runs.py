@@ -17,6 +17,8 @@ SHOWN = {  # of each profile's metrics, those that papers print
     "sims": ("mae", "corr", "acc2", "acc5"),
     "classes": ("acc", "f1", "uar"),
 }
+ASIDE = 0.04  # epochs between seeds that have a single one
+FILLS = ("full", "none", "left", "top", "right", "bottom")
 FAR = 3  # times the spread of the seeds: further off, the constant would press them into one point
 
 
@@ -33,8 +35,10 @@ def valid(about: Evidence) -> list[Plot]:
     metric = about.found.decides
     ends = "; ".join(f"{g.name}: {_ends(g, metric)}" for g in groups)
     alt = f"Valid {named(metric)} after each epoch, a line for each seed. From the first to the last epoch, {ends}."
-    note = "Colour and marker are the variant, the kind of line is the seed. The epoch that is best here is kept."
-    return [plot("valid", f"Valid {named(metric)}", alt, note, lambda axes: _valid(axes, about, metric), 3.2)]
+    once = all(len(run.valid) < 2 for group in groups for run in group.runs)
+    how = "what is filled of it" if once else "the kind of line"
+    note = f"Colour and marker are the variant, {how} is the seed. The epoch that is best here is kept."
+    return [plot("valid", f"Valid {named(metric)}", alt, note, lambda axes: _valid(axes, about, metric, once), 3.2)]
 
 
 def seeds(about: Evidence) -> list[Plot]:
@@ -65,21 +69,35 @@ def _loss(group: Group) -> Plot:
     return plot(f"loss-{group.place}", title, f"Training loss of {group.name} by epochs done: {ends}.", "", paint)
 
 
-def _valid(axes: Any, about: Evidence, metric: str) -> None:
+def _valid(axes: Any, about: Evidence, metric: str, once: bool) -> None:
+    """A line for each seed; with values of a single epoch, points beside each other."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     groups = about.groups[:MOST]
     for group in groups:
         for n, run in enumerate(group.runs):
-            points = [(epoch, scale(metric) * value) for epoch, value in run.valid]
+            aside = (n - (len(group.runs) - 1) / 2) * ASIDE if once else 0
+            points = [(epoch + aside, scale(metric) * value) for epoch, value in run.valid]
             if points:
-                axes.plot(*zip(*points, strict=True), linestyle=line(n), **look(group.place))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.plot(*zip(*points, strict=True), **look(group.place), **_of_seed(n, once))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if once:
+        axes.margins(x=2)
     axes.set(xlabel="epoch", ylabel=f"valid {named(metric)} ({unit(metric)})")
     shown = [Line2D([], [], linestyle="", label=short(g.name), **look(g.place)) for g in groups if g.runs]
     most = max((group.runs for group in groups), key=len)
-    shown += [Line2D([], [], color=INK, linestyle=line(n), label=f"seed {_seed(groups, n)}") for n in range(len(most))]
+    mark = {"marker": "o"} if once else {}
+    shown += [
+        Line2D([], [], color=INK, label=f"seed {_seed(groups, n)}", **mark, **_of_seed(n, once))
+        for n in range(len(most))
+    ]
     legend(axes, shown)
+
+
+def _of_seed(n: int, once: bool) -> dict[str, Any]:
+    """How the seed with this number is told from the others; a point has no line."""
+    return {"linestyle": "", "fillstyle": FILLS[n % len(FILLS)]} if once else {"linestyle": line(n)}
 
 
 def _seed(groups: Sequence[Group], place: int) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from raymsa.evaluation.criteria import criterion_of
+from raymsa.report.cells import metric_column, number
 from raymsa.report.status import Status, left_of
 from raymsa.report.top import FIELDS, Frame
 from raymsa.store.queries import RunRow
@@ -90,8 +94,7 @@ def tasks(found: Status) -> Rows:
 
 def runs(found: Status) -> Rows:
     """A job's runs."""
-    rule = criterion_of(found.job.spec)
-    valid_is = f"valid {rule.words}"
+    valid_is = valid_heading(found.job.spec)
     heading = ("run", "state", "where", "since", "epoch", "step", "left", valid_is, "attempts", "device time")
     return [heading, *(run_row(run, found.now) for run in found.runs)]
 
@@ -110,7 +113,6 @@ def run_row(run: RunRow, now: float) -> tuple[str, ...]:
 
 def run_facts(run: RunRow, now: float) -> Rows:
     """One run in words: (what, value), those that are known."""
-    rule = criterion_of(run.spec)
     best = f" (best, after epoch {run.best_epoch})" if run.best_epoch is not None else ""
     shown: dict[str, str] = {
         "variant": run.variant,
@@ -118,7 +120,7 @@ def run_facts(run: RunRow, now: float) -> Rows:
         "where": run.place or "",
         "epoch": str(run.epoch or ""),
         "step": f"{run.step or 0:,} of {run.steps_total:,}" if run.steps_total is not None else "",
-        f"valid {rule.words}": valid(run) + best if run.valid_error is not None else "",
+        valid_heading(run.spec): valid(run) + best if run.valid_error is not None else "",
         "time trained": duration(run.wall_s) if run.wall_s else "",
         "device time": duration(run.device_s) if run.device_s else "",
         "waited for data": "" if run.data_wait is None else f"{100 * run.data_wait:.0f} %",
@@ -142,7 +144,14 @@ def gib(size: int | None) -> str:
 
 def valid(run: RunRow) -> str:
     """The metric on valid that decides for a run; empty where there is none yet."""
-    return "" if run.valid_error is None else f"{criterion_of(run.spec).turned(run.valid_error):.4f}"
+    rule = criterion_of(run.spec)
+    return "" if run.valid_error is None else number(rule.metric, rule.turned(run.valid_error))
+
+
+def valid_heading(spec: Mapping[str, Any]) -> str:
+    """What `valid` gives, with its unit; of a job's or a run's spec."""
+    rule = criterion_of(spec)
+    return metric_column(rule.metric, f"valid {rule.words}").heading
 
 
 def short(name: str, most: int = 28) -> str:

@@ -113,7 +113,8 @@ def compared(runs: list[RunRow], test: Mapping[str, Mapping[str, float]], collap
     names = list(dict.fromkeys(name for profile in profiles for name in in_order(profile)))
     data = len({run.data_digest for run in runs}) > 1
     about = ("run", "variant", "seed", "state", *(["data"] if data else []))
-    numbers = ("valid", *map(_words, names))
+    valid = " or ".join(dict.fromkeys(rows.valid_heading(run.spec) for run in runs))
+    numbers = (valid, *map(_words, names))
     columns = (*(Column(words, words == "seed") for words in about), *(Column(words, True) for words in numbers))
     return Sortable(columns, {run.id: _compared(run, test[run.id], names, data, run.id in collapsed) for run in runs})
 

@@ -58,6 +58,12 @@ class Status:
         """UNIX seconds when what is not done has failed; None without one, or when the job is over."""
         return min((t.deadline for t in self.tasks if t.deadline and t.state in UNFINISHED), default=None)
 
+    @property
+    def not_here(self) -> int:
+        """Runs of a job that is done and that this store does not hold: it was imported, and not all of it. Of a search
+        nobody knows how many there were."""
+        return self.planned - len(self.runs) if self.state == "done" and not self.job.spec.get("search") else 0
+
 
 def status(store: Store, name: str) -> Status:
     """The status of the job with this id, start of an id, or name. Raises NotFound, UsageError."""
