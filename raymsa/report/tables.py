@@ -1,4 +1,4 @@
-"""What a job has beside its groups, on the screen: confusions, cost, the runs chosen on valid."""
+"""What a job has beside its groups, on the screen: confusions, how it was trained, the runs chosen on valid."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from raymsa.report.cells import GIB, HOUR_S, heading, number, spread_text, words
+from raymsa.report.cells import heading, number, words
 from raymsa.report.cells import table as new_table
-from raymsa.report.finals import HEALTH
 from raymsa.report.results import Best, Results, Row
 from raymsa.report.search_tables import render_trials
 
 
 def render_rest(found: Results, console: Console) -> None:
-    """Print what is not scores: confusions, cost, the run chosen on valid, a search, and what is missing."""
-    for table in [*_confusions(found), _costs(found), *_chosen(found, console.width)]:
+    """Print what the table of groups does not have: confusions, training, the run chosen on valid, a search, errors."""
+    for table in [*_confusions(found), _training(found), *_chosen(found, console.width)]:
         console.print(table)
     if found.search is not None:
         render_trials(found.search, console)
@@ -51,19 +50,14 @@ def _side_by_side(found: Results, width: int, cell: int) -> list[tuple[str, ...]
     return [found.metrics[at : at + count] for at in range(0, len(found.metrics), count)]
 
 
-def _costs(found: Results) -> Table:
-    health = [name for name in HEALTH if any(name in row.health for row in found.rows)]
-    headings = ["variant", "runs", "valid\n" + heading(found.decides), *map(heading, health)]
-    table = new_table("cost", [*headings, "device\nh/run", "data\nwait %", "peak\nGiB", "trainable\nparameters"])
+def _training(found: Results) -> Table:
+    """What the table of groups does not have: also variants of which nothing has begun."""
+    table = new_table("training", ["variant", "runs", "data\nwait %", "trainable\nparameters"])
     for row in found.rows:
         table.add_row(
             _label(row),
             f"{row.finished}/{row.planned}",
-            spread_text(found.decides, row.valid),
-            *(spread_text(name, row.health.get(name)) for name in health),
-            "-" if row.device_s is None else f"{row.device_s / HOUR_S:.3f}",
             "-" if row.data_wait is None else f"{100 * row.data_wait:.0f}",
-            "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / GIB:.2f}",
             "-" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         )
     return table
