@@ -53,19 +53,27 @@ def test_markdown_rounds_in_the_units_of_the_headings() -> None:
 def test_latex_is_a_booktabs_table() -> None:
     written = latex(sheet(("disc_a", Spread(-0.52749, 0.0061, 4), 0.40625, 4), title="50 % of it"))
     assert written.splitlines() == [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         r"\caption{50 \% of it}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         r"\begin{tabular}{lrrr}",
         r"\toprule",
         r"variant & MAE & acc7 (\%) & seeds \\",
         r"\midrule",
         r"disc\_a & $-$0.527 $\pm$ 0.006 & 40.6 & 4 \\",
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}%",
+        "}",
         r"\end{table}",
     ]
+
+
+def test_a_sentence_in_latex_has_lines() -> None:
+    rows = (("a", "word " * 20), ("b", "short"))
+    two = Sheet("", (Column("a", "clip"), Column("b", "words")), rows)
+    assert r"\begin{tabular}{lp{.4\linewidth}}" in latex(two)
 
 
 def test_csv_is_unrounded_and_gives_the_sd_its_own_column() -> None:

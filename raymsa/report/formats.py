@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ LATEX = {
 }
 LACKING = "«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ"  # pdfLaTeX has them in some fonts only
 NOT_LATEX = re.compile(f"(?:[^\0-\u017f–—…‘’“”€†‡−]|[{LACKING}])+")
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # never larger than it is
+SENTENCE = 60  # characters of a cell that are not put on one line
 LIGATURES = re.compile(r"([-',])(?=\1)")  # -- would be a dash
 
 
@@ -125,25 +127,34 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A table of LaTeX with booktabs, to be put into a paper by \\input. Characters that pdfLaTeX lacks are written as
-    code points (U+4F60)."""
+    """A table of LaTeX with booktabs, to be put into a paper by \\input; wider than the text, it is made smaller.
+    Characters that pdfLaTeX lacks are written as code points (U+4F60)."""
     rows, notes = marked(sheet)
     heading, *body = [
         " & ".join(line) + r" \\"
         for line in [[_latex(column.heading) for column in sheet.columns], *(map(_latex_cell, row) for row in rows)]
     ]
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         *([rf"\caption{{{_latex(sheet.title)}}}"] if sheet.title else []),
-        rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in on_the_left(sheet))}}}",
+        FITTED + "{%",
+        rf"\begin{{tabular}}{{{''.join(_places(sheet, rows))}}}",
         *(r"\toprule", heading, r"\midrule", *body, r"\bottomrule"),
-        r"\end{tabular}",
+        r"\end{tabular}%",
+        "}",
         *(rf"\par{{\footnotesize {_latex(note)}}}" for note in notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _places(sheet: Sheet, rows: Sequence[Sequence[Shown]]) -> Iterator[str]:
+    """How each column stands; sentences have lines."""
+    for n, left in enumerate(on_the_left(sheet)):
+        longest = max((len(row[n].text) for row in rows), default=0)
+        yield r"p{.4\linewidth}" if left and longest > SENTENCE else "l" if left else "r"
 
 
 def csv_text(sheet: Sheet) -> str:
