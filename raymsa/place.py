@@ -164,7 +164,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             part.rename(folder)
         except BaseException:
             if old.exists() and not folder.exists():
-                old.rename(folder)
+                old.replace(folder)
             raise
 
 
