@@ -80,7 +80,7 @@ class _Search(_Shape):
 
 class _Job(_Settings):
     seeds: list[int] = Field(min_length=1, description="one run for each; a search takes the first")
-    variants: dict[str, dict[str, Any]] | None = None
+    variants: dict[str, dict[str, Any]] = {}
     search: _Search | None = None
 
 

@@ -238,6 +238,7 @@ MALFORMED = {
     "a metric that is a number": ("jobs", {"search": {**SEARCH, "metric": 7}}, "spec.search.metric: given 7; "),
     "a search that is none": ("jobs", {"search": [1]}, "spec.search: given [1]; "),
     "variants that are none": ("jobs", {"variants": ["disc"]}, "spec.variants: given ['disc']; give a mapping"),
+    "no variants": ("jobs", {"variants": None}, "spec.variants: given None; give a mapping"),
     "a dataset that is a word": ("jobs", {"dataset": "x"}, "spec.dataset: given 'x'; "),
     "no dataset": ("runs", {"dataset": ...}, "spec.dataset: missing; it is the clips"),
     "an unknown task": ("runs", {"dataset": {"task": {"kind": "a\nb"}}}, "task.kind: unknown kind 'a\\nb'"),
