@@ -490,8 +490,17 @@ def test_metric_chooses_the_columns_and_what_best_and_worst_mean(store: Store) -
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"given 'acc9' .known: .*acc2_has0.*clips_per_s.*unparsable"):
-        check_metrics(["mae", "acc9"])
+    with pytest.raises(UsageError, match=r"given 'xyz' .known: .*acc2_has0.*clips_per_s.*unparsable"):
+        check_metrics(["mae", "xyz"])
+
+
+def test_a_metric_that_no_table_shown_has_is_refused_with_the_near_ones() -> None:
+    check_metrics(["acc2", "f1"])
+    check_metrics(["acc2", "acc7", "device_s", "unparsable"], ["sims", "mosi"])
+    near = {"acc2": "acc2_has0 or acc2_nonzero", "f1": "f1_has0 or f1_nonzero", "acc2_hs0": "acc2_has0"}
+    for name, words in near.items():
+        with pytest.raises(UsageError, match=f"given '{name}'; did you mean {words}.* .known: mae, .*clips_per_s"):
+            check_metrics([name], ["mosi"])
 
 
 def test_a_metric_of_another_profile_leaves_its_table_as_short_as_it_is(store: Store) -> None:

@@ -260,7 +260,8 @@ def test_every_format_goes_to_stdout_alone(home: Path, tmp_path: Path, how: str,
 def test_what_cannot_be_asked_is_a_usage_error(home: Path, tmp_path: Path) -> None:
     filled(home, tmp_path)
     for words, line in [
-        (["--metric", "acc9"], "--metric: given 'acc9' (known: "),
+        (["--metric", "acc9"], "--metric: given 'acc9'; did you mean "),
+        (["--metric", "acc2"], "--metric: given 'acc2'; did you mean acc2_has0 or acc2_nonzero? (known: mae, corr, "),
         (["--json", "--format", "csv"], "--json and --format csv exclude each other"),
         (["--literature", "x"], "--literature: given 'x'; give the path of a YAML file"),
         (["--literature", "mosi", "--cluster", "http://h:1"], "--cluster and --literature exclude each other"),

@@ -76,7 +76,9 @@ def results_command(
     except NotFound:
         if published is None or words:
             raise
-        _print([], {}, _Asked(None, None, metrics, "json" if as_json else how or "text", published))
+        asked = _Asked(None, None, metrics, "json" if as_json else how or "text", published)
+        _check_metrics([], asked)
+        _print([], {}, asked)
         return
     jobs, groups = _named(store, words)
     asked = _Asked(jobs, groups, metrics, "json" if as_json else how or "text", published)
@@ -157,12 +159,22 @@ def _show(store: Store, asked: _Asked) -> None:
     tables = group_tables(store, asked.jobs, asked.groups)
     if not tables and not asked.job and asked.literature is None:
         raise NotFinished("no run of these is finished yet; raymsa list shows what runs")
+    _check_metrics(tables, asked)
     runs = [seed.run_id for table in tables for group in table.groups for seed in group.seeds]
     clips = queries.clip_counts(store, runs, "test") if asked.literature else {}
     if asked.job and asked.whole_job:
         _print_job(store, asked.job, tables, clips, asked)
     else:
         _print(tables, clips, asked)
+
+
+def _check_metrics(tables: list[GroupTable], asked: _Asked) -> None:
+    """A metric of other datasets alone would be an empty answer."""
+    from raymsa.report.group_sheets import check_metrics
+
+    published = [asked.literature.metrics] if asked.literature else []
+    if shown := dict.fromkeys([*(table.profile for table in tables), *published]):
+        check_metrics(asked.metrics, shown)
 
 
 def _print(tables: list[GroupTable], clips: dict[str, int], asked: _Asked) -> None:

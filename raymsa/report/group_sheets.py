@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
@@ -25,7 +26,6 @@ COSTS = {
     "peak_memory_bytes": Column("peak_memory_bytes", "peak GiB", 2, 1 / GIB),
 }
 NO_FLOOR = "these runs did not record what a constant prediction has"
-KNOWN = tuple(dict.fromkeys(name for metrics in PROFILES.values() for name in metrics))
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ class _Among:
         self.short = _shortened(sorted(digests))
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raises UsageError for names that are no column of any table."""
-    columns = (*KNOWN, *COSTS, *HEALTH)
+def check_metrics(names: Sequence[str], profiles: Iterable[str] = tuple(PROFILES)) -> None:
+    """Raises UsageError for names that are no column of any table with these metric rules."""
+    columns = [*dict.fromkeys(name for profile in profiles for name in in_order(profile)), *COSTS, *HEALTH]
     for name in names:
         if name not in columns:
-            raise UsageError(f"--metric: given {name!r} (known: {', '.join(columns)})")
+            near = [one for one in columns if one.startswith(name)] or difflib.get_close_matches(name, columns)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"--metric: given {name!r}{meant} (known: {', '.join(columns)})")
 
 
 def sheets(
