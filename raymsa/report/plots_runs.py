@@ -87,7 +87,7 @@ def _valid(axes: Any, about: Evidence, metric: str, once: bool) -> None:
     axes.set(xlabel="epoch", ylabel=f"valid {named(metric)} ({unit(metric)})")
     shown = [Line2D([], [], linestyle="", label=short(g.name), **look(g.place)) for g in groups if g.runs]
     most = max((group.runs for group in groups), key=len)
-    mark = {"marker": "o"} if once else {}
+    mark: dict[str, Any] = {"marker": "o"} if once else {}
     shown += [
         Line2D([], [], color=INK, label=f"seed {_seed(groups, n)}", **mark, **_of_seed(n, once))
         for n in range(len(most))
