@@ -4,6 +4,9 @@ import csv
 import io
 import math
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +134,18 @@ def test_latex_is_balanced_and_its_specials_are_escaped(text: str) -> None:
     assert not re.search(r"[$#%~^_`]|(?<!\{)\[", "".join(bare))
     assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
     assert not re.search("[^\0-\u017f–—…‘’“”€†‡]", body)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX is at hand")
+def test_any_words_are_set_by_pdflatex(tmp_path: Path) -> None:
+    tables = "\n".join(latex(hostile(text)) for text in HOSTILE.values())
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}\usepackage{booktabs,graphicx}"
+    (tmp_path / "paper.tex").write_text(rf"{head}\begin{{document}}{tables}\end{{document}}")
+    fonts = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}  # TeX keeps what it makes of fonts at home
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(words, cwd=tmp_path, env=fonts, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 1000
 
 
 def test_what_pdflatex_lacks_is_written_as_code_points() -> None:
