@@ -297,6 +297,12 @@ def test_no_text_is_a_formula(text: str) -> None:
     assert csv_cell(-1.5) == "-1.5" and csv_cell(f"a{text}") == f"a{text}"
 
 
+def test_the_help_says_which_targets_add_to_a_folder(store: Store) -> None:
+    said = " ".join(call(store, "export", "--help").output.split())
+    assert "Of mlflow, wandb and tensorboard, a run that is in FOLDER already is left alone, or replaced when" in said
+    assert "csv and raymsa want a new or empty FOLDER" in said
+
+
 def test_csv_goes_into_a_new_folder_only(store: Store, tmp_path: Path) -> None:
     fill(store)
     export(store, "csv", tmp_path / "tables", "demo")

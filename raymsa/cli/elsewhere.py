@@ -49,7 +49,8 @@ def export_command(
 ) -> None:
     """Write the runs of each job, or single runs, into FOLDER in another tool's form; nothing is sent anywhere.
 
-    A run that is in FOLDER already is not doubled: it is left alone, or replaced when it has changed since.
+    Of mlflow, wandb and tensorboard, a run that is in FOLDER already is left alone, or replaced when it has changed
+    since; csv and raymsa want a new or empty FOLDER.
     """
     from raymsa.exporters.base import chosen
 
