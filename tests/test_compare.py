@@ -231,7 +231,7 @@ def test_classes_are_compared_by_weighted_f1(store: Store) -> None:
     done(store, job, "gen", 1, np.where(np.arange(CLIPS) < 12, -1, label), label=label, task=CLASSES, unparsed=12)
     found = data("mosi/disc", "mosi/gen")["differences"][0]
     assert (found["metric"], found["found"]["a"]) == ("f1", 1)
-    assert "10.0 % of the answers could not be parsed and count as wrong" in flat(call("mosi/disc", "mosi/gen").stdout)
+    assert "10.00 % of the answers could not be parsed and count as wrong" in flat(call("mosi/disc", "mosi/gen").stdout)
 
 
 # Seeds and videos
@@ -519,3 +519,10 @@ def test_the_same_command_gives_the_same_numbers(store: Store) -> None:
     other = data("mosi/disc", "mosi/gen", "--seed", "1")["differences"][0]["found"]
     assert other["low"] != data("mosi/disc", "mosi/gen")["differences"][0]["found"]["low"]
     assert math.isfinite(other["low"])
+
+
+def test_headings_are_those_of_the_other_tables(store: Store) -> None:
+    two(store)
+    shown = call("mosi/disc", "mosi/gen", "--metric", "acc7", "--format", "markdown").stdout
+    assert "| A (%) | B (%) | A-B (%) | low (%) | high (%) | p |" in shown
+    assert "| A | B | A-B | low | high | p |" in call("mosi/disc", "mosi/gen", "--format", "markdown").stdout

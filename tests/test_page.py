@@ -389,6 +389,7 @@ def test_the_worst_clips_have_words_frames_and_sound_where_the_shards_are(
     for run in gather(store, job_id).about.trained:
         records.update_run(store, run.run.id, data_digest=digest)
     report = gather(store, job_id)
+    assert report.words.source.startswith(f"The words are those of the shards (data {digest}); frames and sound, where")
     assert len(report.worst) == 10
     errors = [one.error for one in report.worst]
     assert errors == sorted(errors, reverse=True)

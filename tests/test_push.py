@@ -161,7 +161,7 @@ def test_a_single_seed_is_called_that(store: Store, tmp_path: Path) -> None:
     finally:
         with store.write() as connection:
             connection.execute(tables.runs.update().values(group_key=stores.KEY))
-    assert "mean ± sd of 1 seeds (1) | 0.500 |" in card and "One seed was trained" in card
+    assert "mean ± sd of 1 seeds (1) | 0.500 |" in card and "One seed is known here" in card
 
 
 def test_nothing_of_this_machine_its_people_or_the_clips_is_in_it(store: Store, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def _which(card: Card) -> str:
     if not card.counts:
         return "This run is the trial by which a search chose these settings, so it is not in the mean. " + FRESH
     if len(card.seeds) == 1:
-        return "One seed was trained: how much the numbers would move with another is not known."
+        return "One seed is known here: how much the numbers would move with another is not known."
     rule = CRITERIA[card.profile]
     errors = {seed: rule.turned(by.get("valid", {}).get(rule.metric, math.nan)) for seed, by in card.seeds.items()}
     if any(map(math.isnan, errors.values())):

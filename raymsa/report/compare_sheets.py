@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from raymsa.report.cells import FIRST
+from raymsa.report.cells import FIRST, form, metric_column, number
 from raymsa.report.compare import Comparison, Difference
 from raymsa.report.formats import Cell, Column, Sheet, shown
 from raymsa.report.members import tried_words
@@ -44,7 +44,7 @@ def _ahead(each: Difference) -> str:
     if each.found.difference == 0:
         return f"{each.a} and {each.b} have the same {each.metric}"
     first, second = (each.a, each.b) if (each.found.difference > 0) == each.high_is_good else (each.b, each.a)
-    decimals, scale, _ = _unit(each.metric)
+    decimals, scale = form(each.metric)
     size = shown(abs(each.found.difference), Column("", "", decimals, scale))
     points = "" if each.metric in FIRST else " percentage points"
     return f"{first} is ahead of {second} by {size}{points} of {each.metric}"
@@ -72,16 +72,9 @@ def _sheet(found: Comparison, metric: str) -> Sheet:
 
 
 def _columns(found: Comparison, metric: str) -> tuple[Column, ...]:
-    decimals, scale, unit = _unit(metric)
-    figures = [
-        ("value_a", f"A{unit}"),
-        ("value_b", f"B{unit}"),
-        ("difference", f"A-B{unit}"),
-        ("low", f"low{unit}"),
-        ("high", f"high{unit}"),
-    ]
+    figures = {"value_a": "A", "value_b": "B", "difference": "A-B", "low": "low", "high": "high"}
     return (
-        *(Column(name, heading, decimals, scale) for name, heading in figures),
+        *(metric_column(name, heading, metric) for name, heading in figures.items()),
         Column("p", "p", _p_decimals(found)),
         *([Column("p_holm", "p (Holm)", _p_decimals(found))] if len(_tests(found)) > 1 else []),
         *(Column(name, name) for name in ("clips", "videos")),
@@ -153,7 +146,7 @@ def _of_sides(found: Comparison) -> Iterator[str]:
             yield f"{one.name}: seeds {_listed(one.repeated)} were run more than once; the newest run counts"
         if found.unparsable[one.name]:
             instead = "wrong" if found.profile == "classes" else "the middle of the range"
-            share = f"{100 * found.unparsable[one.name]:.1f} %"
+            share = f"{number('unparsable', found.unparsable[one.name])} %"
             yield f"{one.name}: {share} of the answers could not be parsed and count as {instead}"
 
 
@@ -163,11 +156,6 @@ def _confirmed(one: Side) -> str:
         return "no run with a fresh seed is done"
     seeds = _listed(one.fresh)
     return f"runs of its settings with fresh seeds ({seeds}) are done: raymsa compare {one.group_key} takes those"
-
-
-def _unit(metric: str) -> tuple[int, float, str]:
-    """Decimals, factor and unit, as in all tables."""
-    return (3, 1.0, "") if metric in FIRST else (1, 100.0, " %")
 
 
 def _tests(found: Comparison) -> list[Difference]:

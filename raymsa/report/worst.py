@@ -82,7 +82,9 @@ def _of_shards(folder: Path, manifest: Manifest) -> Words:
 
     table = columns(folder, manifest, ["id", "text"])
     texts = dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
-    return Words(texts, f"Words, frames and sound are those of the shards (data {manifest.digest}).", folder)
+    more = "frames and sound, where clips have them, are theirs, too"
+    source = f"The words are those of the shards (data {manifest.digest}); {more}."
+    return Words(texts, source, folder)
 
 
 def _one(about: Evidence, words: Words, at: int, error: float) -> Worst:
