@@ -30,7 +30,7 @@ Axes: S seeds of a group, C clips, V videos, R resamples, K sums of a metric, P 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -265,7 +265,6 @@ class _ByClips:
 
 
 _Runs = _BySums | _ByClips
-OfClips = Callable[[Any, Any], Floats]
 
 
 def _by_video(score_SC: NDArray[np.float32], data: Scored, sums: Sums) -> Floats:

@@ -17,7 +17,7 @@ from typing import Any
 
 from raymsa.evaluation.metrics import Criterion, confusion
 from raymsa.report.collapse import Collapse, collapse, one_values
-from raymsa.report.finals import HEALTH, completed, constant_of, in_order, rule_of, spreads
+from raymsa.report.finals import HEALTH, constant_of, finals_of, in_order, rule_of, spreads
 from raymsa.report.members import confirming, is_trial, members
 from raymsa.report.search import Search, search
 from raymsa.report.spread import Spread, spread
@@ -104,7 +104,7 @@ def results(store: Store, job_id: str) -> Results:
     task = task_of(job.spec)
     profile = task.profile
     runs = queries.runs(store, job.id)
-    done = [_Run(run, _finals(store, run, profile)) for run in runs if run.state == "done"]
+    done = [_Run(run, finals_of(store, run)) for run in runs if run.state == "done"]
     names = in_order(profile)
     rule = rule_of(job.spec, profile)
     groups = _groups(job, runs, done, rule)
@@ -142,10 +142,6 @@ def floors(found: Results) -> list[tuple[str, dict[str, float]]]:
     if len({tuple(for_json(floor).items()) for floor in known.values()}) > 1:  # plain: NaN is not equal to itself
         return list(known.items())
     return [("", floor) for floor in list(known.values())[:1]]
-
-
-def _finals(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
-    return completed(store, run.id, queries.finals(store, run.id), profile)
 
 
 def _groups(
