@@ -25,6 +25,7 @@ from raymsa.place import replaced_folder
 from raymsa.plugins import Spec
 from raymsa.report.finals import finals_of
 from raymsa.store import Store, queries
+from raymsa.target import task_of
 from raymsa.words import for_json
 
 TAGS = ("variant", "seed", "state", "data_digest", "spec_digest", "git_commit", "cause", "error")
@@ -77,7 +78,7 @@ class Recorded:
     @cached_property
     def finals(self) -> dict[str, float]:
         """Final metrics: `test/mae`, and what the run cost: `cost/device_s`."""
-        by_split = finals_of(self.store, self.run)
+        by_split = finals_of(self.store, self.run, task_of(self.run.spec).profile)
         found = {f"{split}/{name}": value for split, named in by_split.items() for name, value in named.items()}
         cost = {f"cost/{name}": getattr(self.run, name) for name in COST}
         return {**found, **{name: float(value) for name, value in cost.items() if value is not None}}

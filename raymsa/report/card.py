@@ -68,7 +68,7 @@ class Card:
 def card_of(store: Store, run: queries.RunRow, spec: Mapping[str, Any], base_model: str | None, has_head: bool) -> Card:
     """Gather what the card of a finished run tells, unrounded."""
     profile, group, job = task_of(spec).profile, beside(store, run), queries.job(store, run.job_id)
-    finals = {one.id: finals_of(store, one) for one in (run, *group.runs)}
+    finals = {one.id: finals_of(store, one, profile) for one in (run, *group.runs)}
     tests = {run_id: splits.get("test", {}) for run_id, splits in finals.items()}
     said = one_values(store, tests, dict.fromkeys(tests, profile))
     return Card(

@@ -11,7 +11,6 @@ from raymsa.report.cells import HEALTH as HEALTH
 from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
-from raymsa.target import task_of
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
 
@@ -43,9 +42,9 @@ def completed(
     return found
 
 
-def finals_of(store: Store, run: queries.RunRow) -> dict[str, dict[str, float]]:
+def finals_of(store: Store, run: queries.RunRow, profile: str) -> dict[str, dict[str, float]]:
     """A run's final metrics, `completed`."""
-    return completed(store, run.id, queries.finals(store, run.id), task_of(run.spec).profile)
+    return completed(store, run.id, queries.finals(store, run.id), profile)
 
 
 def tests_of(store: Store, runs: Sequence[queries.RunRow]) -> dict[str, dict[str, float]]:

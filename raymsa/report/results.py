@@ -104,7 +104,7 @@ def results(store: Store, job_id: str) -> Results:
     task = task_of(job.spec)
     profile = task.profile
     runs = queries.runs(store, job.id)
-    done = [_Run(run, finals_of(store, run)) for run in runs if run.state == "done"]
+    done = [_Run(run, finals_of(store, run, profile)) for run in runs if run.state == "done"]
     names = in_order(profile)
     rule = rule_of(job.spec, profile)
     groups = _groups(job, runs, done, rule)
