@@ -11,6 +11,7 @@ from raymsa.report.cells import HEALTH as HEALTH
 from raymsa.report.spread import Spread, spread
 from raymsa.searchspec import aim_of
 from raymsa.store import Store, queries
+from raymsa.target import task_of
 
 CONSTANT = "constant_"  # prefix of the floor's metrics among a run's finals
 
