@@ -72,7 +72,8 @@ class _Confirm(_Shape):
 
 class _Search(_Shape):
     space: dict[str, dict[str, Any]] = Field(description="dotted field -> its range")
-    trials: int | None = None
+    algorithm: str = Field(description="how settings are proposed")
+    trials: int | None = Field(description="settings to try, or null")
     metric: str | None = None
     direction: str | None = None
     confirm: _Confirm | None = None

@@ -230,12 +230,13 @@ def test_a_folder_that_a_person_names_must_have_the_clips_of_the_runs(
         assert not (tmp_path / "out").exists()
 
 
-SEARCH = {"space": {"lora.rank": {"choice": [2, 4]}}, "metric": "valid_mae", "trials": 2}
+SEARCH = {"algorithm": "tpe", "space": {"lora.rank": {"choice": [2, 4]}}, "metric": "valid_mae", "trials": 2}
 MALFORMED = {
     "a search without seeds": ("jobs", {"search": SEARCH, "seeds": ...}, "spec.seeds: missing; it is one run for each"),
     "no seed": ("jobs", {"seeds": []}, "spec.seeds: given []; give at least 1"),
     "seeds that are none": ("jobs", {"seeds": [1, "x"]}, "spec.seeds.1: given 'x'; give a whole number"),
     "a metric that is a number": ("jobs", {"search": {**SEARCH, "metric": 7}}, "spec.search.metric: given 7; "),
+    "a search by nothing": ("jobs", {"search": {**SEARCH, "algorithm": None}}, "spec.search.algorithm: given None; "),
     "a search that is none": ("jobs", {"search": [1]}, "spec.search: given [1]; "),
     "variants that are none": ("jobs", {"variants": ["disc"]}, "spec.variants: given ['disc']; give a mapping"),
     "no variants": ("jobs", {"variants": None}, "spec.variants: given None; give a mapping"),
