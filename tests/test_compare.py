@@ -24,7 +24,7 @@ from raymsa.jobfile import load_dataset
 from raymsa.queue import NewTask, put
 from raymsa.report.compare import comparison
 from raymsa.spec import check
-from raymsa.store import Store, queries, records
+from raymsa.store import Store, queries, records, tables
 from tests import made_up_runs
 from tests.made_up_runs import confirmed_search
 
@@ -526,3 +526,11 @@ def test_headings_are_those_of_the_other_tables(store: Store) -> None:
     shown = call("mosi/disc", "mosi/gen", "--metric", "acc7", "--format", "markdown").stdout
     assert "| A (%) | B (%) | A-B (%) | low (%) | high (%) | p |" in shown
     assert "| A | B | A-B | low | high | p |" in call("mosi/disc", "mosi/gen", "--format", "markdown").stdout
+
+
+def test_a_search_by_a_metric_that_is_unknown_here_is_compared_by_the_tasks_own(store: Store) -> None:
+    job_id = two(store)
+    with store.write() as connection:
+        spec = {**queries.job(store, job_id).spec, "search": {"metric": "valid_later"}, "seeds": [9]}
+        connection.execute(tables.jobs.update().values(spec=spec))
+    assert data("mosi/disc", "mosi/gen")["differences"][0]["metric"] == "mae"

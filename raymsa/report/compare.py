@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from raymsa.errors import UsageError
-from raymsa.evaluation.metrics import LOW_IS_GOOD, PROFILES
+from raymsa.evaluation.metrics import CRITERIA, LOW_IS_GOOD, PROFILES
 from raymsa.evaluation.significance import Compared, Scored, compare, holm, scored, simultaneous
 from raymsa.report.finals import rule_of
 from raymsa.report.sides import Answers, Side, answers, difference, side, videos
@@ -162,6 +162,7 @@ def _known(metrics: Sequence[str], profile: str) -> tuple[str, ...]:
 
 
 def _decides(store: Store, one: Side) -> str:
-    """The metric that decides on valid: the task's, or what a search was told to look for."""
+    """The metric that decides on valid: the task's, or what a search was told to look for, if it is known here."""
     spec = queries.job(store, queries.run(store, one.runs[0]).job_id).spec
-    return rule_of(spec, one.profile).metric
+    metric = rule_of(spec, one.profile).metric
+    return metric if metric in PROFILES[one.profile] else CRITERIA[one.profile].metric
