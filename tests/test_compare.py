@@ -257,7 +257,7 @@ def test_what_is_not_finished_is_said(store: Store) -> None:
     row = {"id": "late", "job_id": job, "task_id": None, "variant": "gen", "seed": 9, "spec": {}}
     records.create_runs(store, [{**row, "group_key": "gen" + "0" * 13, "spec_digest": "d"}])
     for words in ("mosi/gen", "gen0"):
-        assert "mosi/gen: 1 more runs are not done" in flat(call("mosi/disc", words).stdout)
+        assert "mosi/gen: runs that are not done yet: 1" in flat(call("mosi/disc", words).stdout)
     records.set_run_state(store, "late", "pruned", detail="")
     assert "not done" not in call("mosi/disc", "gen0").stdout
 

@@ -141,7 +141,7 @@ def _of_sides(found: Comparison) -> Iterator[str]:
         if one.data_digest is None:
             yield f"{one.name}: which data it was trained on is not recorded"
         if one.unfinished:
-            yield f"{one.name}: {one.unfinished} more runs are not done"
+            yield f"{one.name}: runs that are not done yet: {one.unfinished}"
         if one.repeated:
             yield f"{one.name}: seeds {_listed(one.repeated)} were run more than once; the newest run counts"
         if found.unparsable[one.name]:

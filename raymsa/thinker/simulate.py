@@ -3,8 +3,6 @@
 Its weights are fake tensors (shape, type, no bytes); integers, such as token ids and the bounds of a picture's
 windows, are real, because the model's own code reads them. Of each part only a few layers are built: `Trace` says what
 all of them would take.
-
-Axes: B clips, H heads, S places, X numbers in a head.
 """
 
 from __future__ import annotations
@@ -24,13 +22,12 @@ from torch.utils._pytree import tree_map_only
 from raymsa.spec import LoraSpec, ModelSpec
 from raymsa.thinker.adapters import lean
 from raymsa.thinker.backbone import PARTS, Folder, Thinker
+from raymsa.thinker.kernels import ONE_CALL, Dropout, Linear4bit, at_once, fused_attention
 from raymsa.thinker.live import Counting, Live, size_of
 from raymsa.thinker.load import absent_parts, adapt, compute_type, nf4, thinker_class
-from raymsa.thinker.packed import NAME, packed_attention
 
 KEPT = 3  # layers of each part: the first and the last one are special, the middle one stands for all others
 LAYERS = {"language_model": "layers", "audio_tower": "layers", "visual": "blocks"}
-ONE_CALL = "raymsa_simulated_flash"  # a name with `flash` in it makes the towers attend in one call, not one per window
 NF4_BLOCK, SCALE_BLOCK = 64, 256  # weights per scale, scales per scale of scales: bitsandbytes' defaults
 aten = torch.ops.aten
 
@@ -97,7 +94,7 @@ def simulate(
     if spec.attention != "eager":
         from transformers import AttentionInterface
 
-        AttentionInterface.register(ONE_CALL, _one_call)
+        AttentionInterface.register(ONE_CALL, at_once)
         for part in set(left_out) - {"language_model"}:
             getattr(core, part).config._attn_implementation = ONE_CALL
     live.see(*_tensors(model))
@@ -144,7 +141,7 @@ def _materialise(model: Any, fake: FakeTensorMode, dtype: torch.dtype, gpu: bool
                 real = torch.zeros(table.shape, dtype=table.dtype)
                 module._buffers[name] = _fake(table, table.dtype, fake) if table.is_floating_point() else real
         if gpu and type(module) is nn.Dropout:
-            module.__class__ = _Dropout
+            module.__class__ = Dropout
 
 
 def _fake(like: Tensor, dtype: torch.dtype, fake: FakeTensorMode) -> Tensor:
@@ -168,88 +165,7 @@ def _pack(module: Any, fake: FakeTensorMode, dtype: torch.dtype) -> None:
     del module._parameters["weight"]
     module.weight = None
     module.packed_dtype = dtype
-    module.__class__ = _Linear4bit
-
-
-class _Linear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
-    """As bitsandbytes' own: the weight is unpacked for the length of a product, the input is not kept."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _Product.apply(x.to(self.packed_dtype), self)  # type: ignore[no-untyped-call]
-        return out.to(x.dtype)
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, module: Any) -> Tensor:
-        ctx.module = module
-        return nn.functional.linear(x, x.new_empty(module.out_features, module.in_features), module.bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return grad @ grad.new_empty(ctx.module.out_features, ctx.module.in_features), None
-
-
-class _Dropout(nn.Dropout):
-    """As on a GPU: what is kept for the backward pass is a byte per number, not the number's own size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.native_dropout(x, self.p, True)[0] if self.training and self.p else x
-
-
-class _Attended(torch.autograd.Function):
-    """What flash attention takes: its result [B, H, S, X] and a number per row; queries, keys and values are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        clips, heads, places, size = query.shape
-        out = query.new_empty(clips, places, heads, size).transpose(1, 2)
-        rows = query.new_empty(clips, heads, places, dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, bias, out, rows)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        query, key, value, *_ = ctx.saved_tensors
-        return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), None
-
-
-def _one_call(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
-) -> tuple[Tensor, None]:
-    """All windows of a tower at once; what attends window by window puts its results together in the end."""
-    return _Attended.apply(query, key, value, None).transpose(1, 2).clone(), None  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """torch's attention takes memory as the fused kernels of a GPU: the choice of a kernel knows real devices only."""
-    from transformers import AttentionInterface
-
-    own = nn.functional.scaled_dot_product_attention
-    nn.functional.scaled_dot_product_attention = _fused  # type: ignore[assignment]
-    AttentionInterface.register(NAME, _packed)
-    try:
-        yield
-    finally:
-        nn.functional.scaled_dot_product_attention = own
-        AttentionInterface.register(NAME, packed_attention)
-
-
-def _packed(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """As on a card that attends within all segments in one kernel; there is no mask then, and no copy."""
-    if kwargs.get("segments") is None:
-        return packed_attention(module, query, key, value, attention_mask, **kwargs)
-    return _Attended.apply(query, key, value, None).transpose(1, 2), None  # type: ignore[no-untyped-call]
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
-    made = attn_mask is not None and attn_mask.dtype is torch.bool  # kernels take a bias, made anew in every layer
-    bias = query.new_empty(attn_mask.shape) if made and attn_mask is not None else attn_mask
-    attended: Tensor = _Attended.apply(query, key, value, bias)  # type: ignore[no-untyped-call]
-    return attended
+    module.__class__ = Linear4bit
 
 
 class Simulated(Counting):  # type: ignore[no-untyped-call]
