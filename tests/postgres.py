@@ -23,6 +23,8 @@ from typing import Any, Literal
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
+from tests.ports import free_port
+
 GIVEN = os.environ.get("RAYMSA_TEST_POSTGRES")
 DEBIAN = Path("/usr/lib/postgresql")
 START_S = 60.0
@@ -60,7 +62,7 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="raymsa-postgres-", dir="/tmp" if self._user else None))
         self._password = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         try:
             self._make()
             self.start()
@@ -179,12 +181,6 @@ def _order(folder: Path) -> list[str]:
     helped = subprocess.run([str(folder / "initdb"), "--help"], capture_output=True, text=True).stdout
     people = ["--locale-provider=icu", "--icu-locale=en"] if "--icu-locale" in helped else []
     return ["--locale=C.UTF-8", *people]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(done: Callable[[], bool], limit_s: float) -> None:

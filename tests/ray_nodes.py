@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.jobs import wait_for
+from tests.ports import free_port
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # What it starts must not outlive killed tests; asked in order, it takes its own processes with it.
@@ -126,9 +126,11 @@ class Cluster:
         return 0
 
     def placement_groups(self) -> list[str]:
-        """States of all placement groups but those that were removed."""
-        found = self.ask("/api/v0/placement_groups?limit=1000&detail=false")["data"]["result"]["result"]
-        return [group["state"] for group in found if group["state"] != "REMOVED"]
+        """States of all placement groups but those that were removed; UNKNOWN when nobody answers."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = self.ask("/api/v0/placement_groups?limit=1000&detail=false")["data"]["result"]["result"]
+            return [group["state"] for group in found if group["state"] != "REMOVED"]
+        return ["UNKNOWN"]
 
     def ask(self, path: str) -> Any:
         """What the dashboard answers."""
@@ -170,10 +172,3 @@ def descendants(pid: int) -> list[int]:
         found += below
         left += below
     return found
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

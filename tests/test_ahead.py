@@ -3,12 +3,14 @@
 import gc
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raymsa.data.ahead import ahead
+from raymsa.data.collate import Collate
 
 
 def alive() -> int:
@@ -82,3 +84,12 @@ def test_the_thread_ends_when_the_consumer_fails():
 def test_a_source_that_nobody_asks_starts_no_thread():
     ahead(iter([1]))
     assert alive() == 0
+
+
+@pytest.mark.parametrize("for_gpu", [True, False])
+def test_batches_are_made_in_a_thread_where_a_gpu_computes(for_gpu):
+    made = Collate.ahead(SimpleNamespace(for_gpu=for_gpu), (i for i in range(5)))
+    assert next(made) == 0
+    assert wait_until(lambda: alive() == for_gpu)
+    assert list(made) == [1, 2, 3, 4]
+    assert wait_until(lambda: alive() == 0)

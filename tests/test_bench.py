@@ -283,6 +283,7 @@ def test_the_plain_recipe_refuses_what_it_does_not_know_before_it_loads(home, tm
         side_of(request, MOSI, CPU)
 
 
+@pytest.mark.slow
 def test_towers_outputs_are_read_in_place_of_media_by_raymsa_alone(home, tmp_path):
     shards = prepared(tmp_path / "shards")
     inputs = {"modalities": ["text", "video"], "cache": "towers"}

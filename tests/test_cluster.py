@@ -18,7 +18,11 @@ from tests.jobs import RAYMSA, environment, wait_for
 from tests.ray_nodes import RAY, Cluster
 from tests.stores import NO_POSTGRESQL
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL), pytest.mark.timeout(580)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(NO_POSTGRESQL), reason=NO_POSTGRESQL),
+    pytest.mark.timeout(2100),
+]
 
 DEVICE = {"gpus": 0, "cpus": 1, "custom": {"device": 1}}
 COUNTS = {"train": 40, "valid": 8, "test": 8}  # 10 steps an epoch

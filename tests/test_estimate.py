@@ -121,7 +121,7 @@ def _seen(live: Live, batches: list[Batch]) -> None:
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
-@pytest.mark.parametrize("kind", ["disc", "gen"])
+@pytest.mark.parametrize("kind", ["disc", pytest.param("gen", marks=pytest.mark.slow)])
 def test_the_prediction_is_what_real_tensors_take(
     middling: Path, kind: str, quantization: str, checkpointing: bool
 ) -> None:
@@ -290,6 +290,7 @@ def test_a_job_that_fits_says_so_with_a_row_for_whatever_any_variant_does(small_
     assert [name.strip() for name, *_ in rows] == ["peak of scoring", "peak of training", "peak of optimizer"]
 
 
+@pytest.mark.slow
 def test_a_job_that_does_not_fit_is_told_what_would(small_job: str) -> None:
     whole = json.loads(call(small_job, "--json").stdout)["variants"]["disc"]["peak_bytes"]
     result = call(small_job, "--gpu-memory", f"{whole / 2**30 / 1.5:.4f}", "--json")

@@ -28,11 +28,11 @@ def store(tmp_path) -> Store:
 
 
 def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint(store, shards, tmp_path, home):
-    job = fault_job(tmp_path, shards, train={"epochs": 12, "patience": 12, "checkpoint_every_s": 0.2})
+    job = fault_job(tmp_path, shards, train={"epochs": 18, "patience": 18, "checkpoint_every_s": 0.2})
     with served(store, job, home) as it:
         wait_for(lambda: it.trains(1, 45))
         os.kill(it.workers()[0], signal.SIGKILL)
-    it.is_whole(epochs=12)
+    it.is_whole(epochs=18)
     assert len(it.starts()) == 2 and it.starts()[1] >= 35
     assert it.run.failures == 1
     (lost,) = [e.detail for e in it.events() if e.run_id and e.what == "queued" and e.detail]
@@ -41,6 +41,7 @@ def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint(store, shards,
     assert [t["attempts"] for t in told["tasks"]] == [1, 1] and told["runs"][0]["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_out_of_memory_is_tried_once_more_and_then_fails_with_advice(store, tmp_path, home):
     shards = make_shards(tmp_path / "long", COUNTS, words=600)
     train = {**FOR_EVER, "batch_clips": 40, "batch_tokens": 1_000_000}
@@ -62,6 +63,7 @@ def leave_memory(pid: int, left: int) -> None:
     subprocess.run(["prlimit", "--pid", str(pid), f"--as={size + left}"], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space(
     store, shards, tmp_path, ray_session, monkeypatch
 ):
@@ -72,7 +74,8 @@ def test_a_full_disk_costs_no_checkpoint_and_the_run_goes_on_when_there_is_space
     with small_disk(home / "runs") as disk, served(store, job, home) as it:
         wait_for(lambda: it.trains(1, 25))
         fill(disk)
-        wait_for(lambda: it.run.failures)
+        # again and again: a checkpoint that was being replaced leaves room when it goes
+        wait_for(lambda: fill(disk) or it.run.failures)
         kept = it.saved()
         assert kept > 0 and it.run.cause == "disk"
         assert not list(it.folder.glob(".*.part"))
@@ -116,6 +119,7 @@ def test_a_job_that_is_cancelled_while_a_model_is_loaded_ends(store, shards, tmp
     assert len(it.workers()) == 1 and it.step() < 10
 
 
+@pytest.mark.slow
 def test_a_job_is_paused_in_training_resumed_and_cancelled_while_it_is_scored(store, tmp_path, home):
     shards = make_shards(tmp_path / "many", SLOW_TO_SCORE)
     job = fault_job(tmp_path, shards, train={"epochs": 8, "patience": 8, "checkpoint_every_s": 600})
@@ -126,8 +130,9 @@ def test_a_job_is_paused_in_training_resumed_and_cancelled_while_it_is_scored(st
     at = it.step()
     assert it.saved() == at  # the last step, not the last epoch's
     assert orders.resume(store, it.job_id, "a test") == 1
+    before = len(it.log())
     with served(store, it, home):
-        wait_for(lambda: "scored valid" in it.log())
+        wait_for(lambda: "scored valid" in it.log()[before:])
         assert orders.cancel(store, it.job_id, "a test").asked == 1
     assert (it.state(), it.run.state, it.told()["runs"][0]["state"]) == ("cancelled", "cancelled", "cancelled")
     assert it.starts() == [0, at] and "stopped while clips were scored" in it.log()

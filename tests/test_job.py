@@ -105,7 +105,7 @@ def test_zero_shot_on_data_that_is_prepared_already_trains_nothing_and_is_scored
     assert run.data_digest == queries.runs(store, before.id)[0].data_digest
 
 
-def test_a_job_that_asks_for_a_gpu_that_is_not_there_says_so_within_seconds(store, tmp_path):
+def test_a_job_that_asks_for_a_gpu_that_is_not_there_says_so_within_seconds(store, tmp_path, finished):
     begun = time.monotonic()
     job = do(store, job_file(tmp_path), "resources.gpus=1")
     assert time.monotonic() - begun < 30
@@ -114,6 +114,7 @@ def test_a_job_that_asks_for_a_gpu_that_is_not_there_says_so_within_seconds(stor
     assert "\n" not in error
 
 
+@pytest.mark.slow
 def test_a_run_whose_loss_is_not_a_number_fails_with_step_and_clips_and_the_others_go_on(store, tmp_path):
     variants = {"fine": {}, "mad": {"train.head_lr": 1e30, "train.max_grad_norm": 1e30, "train.lora_lr": 1e30}}
     job = do(store, job_file(tmp_path, variants=variants, train={"epochs": 1, "checkpointing": False}))
@@ -124,6 +125,7 @@ def test_a_run_whose_loss_is_not_a_number_fails_with_step_and_clips_and_the_othe
     assert state(store, job.id) == "failed"
 
 
+@pytest.mark.slow
 def test_a_stopped_driver_gives_its_task_back_and_another_finishes_it(store, tmp_path):
     job_id = submit(store, load_job(job_file(tmp_path, train={"epochs": 30, "batch_clips": 4, "patience": 30})))
     driver = Driver(store, lambda line: None)

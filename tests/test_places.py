@@ -165,6 +165,7 @@ def run(*words):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_clips_and_shards_may_lie_in_s3(raw, far_raw, bucket, tmp_path, ray_session):
     local = prepare(FEW, raw, tmp_path / "out", lambda line: None)

@@ -25,10 +25,9 @@ from tests.faults_outside import Faults, decoders
 from tests.media_files import grey_ramp, poisoned, slow_clip, tone, write_media
 
 pytestmark = pytest.mark.ray
-# Planned with 2 clips to a shard, whatever they really take.
 PAIRS = Table(name="pairs", columns=Columns(media="file"), media=MediaSettings(max_pixels=2_000_000))
 PLAIN = Table(name="plain", columns=Columns(media="file"))
-CLIPS = 16
+CLIPS = 8 * max(2, len(os.sched_getaffinity(0)))  # planned with 2 to a shard: every core writes four of them
 
 
 def label_file(folder, files):
@@ -109,6 +108,7 @@ def interrupt_after(process, out, shards, number, delay_s):
     return process.returncode, said
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_it_makes_the_same_bytes(raw, undisturbed, tmp_path):
     out, rng = tmp_path / "out", random.Random(3)
     for shards in (0, 1, 2):
@@ -153,6 +153,7 @@ def wait_until(is_so):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_stop_takes_effect_in_the_middle_of_a_shard(raw, undisturbed, tmp_path, ray_session):
     out, hang = tmp_path / "out", {"9.mpg": signal.SIGSTOP}
     with Faults(raw, hang) as faults, prepared_meanwhile(raw, out) as (_, stop, ended):
@@ -160,7 +161,7 @@ def test_a_stop_takes_effect_in_the_middle_of_a_shard(raw, undisturbed, tmp_path
         stop.set()
         asked = time.monotonic()
         wait_until(lambda: ended)
-        assert time.monotonic() - asked < 4  # two seconds, and as many for a machine that is busy
+        assert time.monotonic() - asked < 15  # two seconds, and more on a busy machine; the decoder's limit is 60
     assert isinstance(ended[0], Cancelled) and "shards; they are kept" in str(ended[0])
     wait_until(lambda: not decoders())
     assert not list((out / PARTS).glob("*.part"))
@@ -184,6 +185,7 @@ def test_a_second_prepare_into_a_folder_waits_for_the_first(raw, undisturbed, tm
     assert ended[0].counts["train"] == CLIPS and files_in(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_ray_worker_that_dies_costs_time_only(raw, undisturbed, tmp_path, ray_session):
     out = tmp_path / "out"
     with prepared_meanwhile(raw, out) as (_, _, ended):

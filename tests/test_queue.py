@@ -100,13 +100,13 @@ def test_a_job_without_tasks_is_refused(store: Store) -> None:
 
 def test_a_dead_drivers_task_is_claimed_again(store: Store, url: str) -> None:
     put(store)
-    driver = stores.start("claim_and_hang", url, "dead", 1.0)
+    driver = stores.start("claim_and_hang", url, "dead", 4.0)
     assert driver.stdout is not None
     task_id = int(driver.stdout.readline())
     driver.kill()  # -9
     driver.communicate()
     assert queue.claim(store, "ann", LEASE_S) is None  # its lease still holds
-    time.sleep(1.1)
+    time.sleep(4.1)
     task = claim(store)
     assert (task.id, task.attempts, task.driver) == (task_id, 2, "ann")
     assert "queued: driver dead was silent for longer than its lease (ann)" in story(store, task.job_id)

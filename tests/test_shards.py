@@ -62,7 +62,7 @@ def as_rows(clips):
     return [to_row(c) for c in clips]
 
 
-def wait_until(true, seconds=10) -> bool:
+def wait_until(true, seconds=60) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.01)
@@ -291,9 +291,11 @@ def is_lost(ref):
     import ray
 
     try:
-        ray.get(ref, timeout=10)
+        ray.get(ref, timeout=1)
     except ray.exceptions.OwnerDiedError:
         return True
+    except ray.exceptions.GetTimeoutError:  # nobody knows yet that its owner is dead
+        return False
     return False
 
 

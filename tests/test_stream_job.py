@@ -41,6 +41,7 @@ def steps(store, run):
     return [one for one in found if one[1] in ("loss", "grad_norm")]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_whether_its_clips_are_shared_or_streamed(store, tmp_path, monkeypatch):
     shared, said, log = done(store, job_file(tmp_path, "shared", train=STOPS_EARLY))
     assert "all runs share their clips in the object store (" in said

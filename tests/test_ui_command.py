@@ -44,7 +44,7 @@ def test_it_ends_at_once_also_while_pages_are_open(home, number) -> None:
         begun = time.monotonic()
         process.send_signal(number)
         assert process.wait(30) == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15  # a page that held it up would do so for ever
     words = process.words.read_text()
     assert words.splitlines()[-1] == "stopped"
     assert "Traceback" not in words
@@ -66,7 +66,7 @@ def test_it_ends_at_once_while_the_store_does_not_answer(home) -> None:
             process.send_signal(signal.SIGINT)
             begun = time.monotonic()
             assert process.wait(30) == 0
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 9  # it would wait for the store for 10 s
 
 
 def test_the_token_is_said_once_and_is_another_one_each_time(home) -> None:

@@ -19,7 +19,7 @@ from tests.ui_site import HOSTILE
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
     monkeypatch.setattr(live, "EVERY_S", 0.02)
-    monkeypatch.setattr(live, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(live, "PATIENCE_S", 60)  # a busy machine is no store that is away
     monkeypatch.setattr(live, "SHARE", 0.0)
 
 
@@ -77,7 +77,8 @@ def test_nobody_looks_when_nobody_watches() -> None:
         await news(events)
         await events.aclose()
         assert shared.watchers == 0
-        await asyncio.sleep(0.1)
+        while shared._polling is not None:
+            await asyncio.sleep(0.01)
         looks = page.looks
         await asyncio.sleep(0.3)
         assert page.looks == looks
@@ -161,7 +162,9 @@ def test_a_store_that_is_away_is_said_and_what_was_seen_stays() -> None:
     asyncio.run(main())
 
 
-def test_a_store_that_does_not_answer_is_said_soon_and_asked_once() -> None:
+def test_a_store_that_does_not_answer_is_said_soon_and_asked_once(monkeypatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE_S", 0.2)
+
     async def main() -> None:
         page = Page()
         page.free.clear()

@@ -105,10 +105,10 @@ def absent(request, home):
     return thinker
 
 
-def batch_for(thinker, readout, clips=MIXED, modalities=ALL, side="left", pin=False):
+def batch_for(thinker, readout, clips=MIXED, modalities=ALL, side="left", for_gpu=False):
     folder, inputs = thinker.folder, InputsSpec(prompt="{text}\nHow?", modalities=modalities)
     encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, inputs, str(inputs.prompt), SCALE)
-    collate = Collate(encoder, readout, side, pin)
+    collate = Collate(encoder, readout, side, for_gpu)
     return collate([collate.measure(one) for one in clips], answers=True)
 
 
@@ -215,7 +215,7 @@ def test_a_gpu_is_not_waited_for(readout, packing, home):
         thinker.pack()
     head = readout.head(thinker.width, SCALE)
     student = Student(thinker, readout, head if head is None else head.to(device), SCALE, model)
-    batch = batch_for(thinker, readout, pin=True)
+    batch = batch_for(thinker, readout, for_gpu=True)
     student.train_mode(True, True)
     student.loss_B(batch).sum().backward()  # the first pass of a process sets libraries up
     torch.cuda.set_sync_debug_mode("error")

@@ -26,7 +26,7 @@ from raymsa.evaluation.metrics import PROFILES
 from raymsa.home import job_log, run_dir
 from raymsa.jobfile import load_job
 from raymsa.store import Store, records
-from raymsa.ui import live
+from raymsa.ui import kept, live
 from raymsa.ui.app import Site, guarded, listening, port_of
 from raymsa.ui.security import Door
 from tests.jobs import start_raymsa, wait_for
@@ -50,6 +50,7 @@ HOSTILE = {
 def own_home(tmp_path, monkeypatch) -> Path:
     """A RAYMSA_HOME of the test's own; a page waits for a busy machine."""
     monkeypatch.setattr(live, "PATIENCE_S", 60)
+    monkeypatch.setattr(kept, "PATIENCE_S", 60)
     monkeypatch.setenv("RAYMSA_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 

@@ -14,7 +14,6 @@ from raymsa.bench.clips import Source
 from raymsa.bench.request import Request, checked
 from raymsa.bench.split import Split
 from raymsa.clip import Batch, Clip
-from raymsa.data.ahead import ahead
 from raymsa.errors import Stopped
 from raymsa.spec import JobSpec
 from raymsa.target import Reading, Target
@@ -104,7 +103,7 @@ class Ours:
         measured = [self._collate.measure(clip) for clip in clips]
         # As `score` does a window, but for the passes: into a budget of tokens more short clips than `batch` may fit.
         order = sorted(range(len(clips)), key=lambda at: -len(measured[at].token_T))
-        passes = ahead(self._collate([measured[at] for at in some]) for some in _cut(order, batch))
+        passes = self._collate.ahead(self._collate([measured[at] for at in some]) for some in _cut(order, batch))
         made = [reading for one in passes for reading in self._student.read(one)]
         found = dict(zip(order, made, strict=True))
         return [found[at] for at in range(len(clips))]

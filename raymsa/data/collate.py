@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from raymsa.readouts.base import Readout
 from raymsa.spec import TrainSpec
 from raymsa.thinker.inputs import Encoded, Encoder
 
+T = TypeVar("T")
 Side = Literal["left", "right"]
 WINDOWS_HELD = 2  # the one that is trained on, and the next one, which is filled meanwhile
 
@@ -38,7 +39,7 @@ class Collate:
     encoder: Encoder
     readout: Readout
     side: Side = "left"  # generation needs left padding; nothing depends on it otherwise
-    pin: bool = False  # in memory that a GPU takes from
+    for_gpu: bool = False  # in memory that a GPU takes from, and made while it computes
 
     def __post_init__(self) -> None:
         self.readout.check(self.encoder.answer_tokens, self.encoder.target)
@@ -70,7 +71,11 @@ class Collate:
             **_media(done),
             **self._media_places(token_BT, done),
         )
-        return batch.pinned() if self.pin else batch
+        return batch.pinned() if self.for_gpu else batch
+
+    def ahead(self, made: Iterator[T]) -> Iterator[T]:
+        """The same batches, made in a thread while a GPU computes; where the CPU computes, it would be held up."""
+        return ahead(made) if self.for_gpu else made
 
     def _answer(self, clip: Clip) -> list[int]:
         return self.encoder.answer_tokens(self.readout.answer(clip.label, self.encoder.target))

@@ -70,7 +70,7 @@ def _window(
     order = sorted(range(len(measured)), key=lambda at: -len(measured[at].token_T))
     passes = within_budget((measured[at] for at in order), batch_tokens, packed)
     made: list[T] = []
-    for batch in ahead(collate(some) for some in passes):
+    for batch in collate.ahead(collate(some) for some in passes):
         made += read(batch)
         if stopping():
             raise Stopped("stopped while clips were scored")

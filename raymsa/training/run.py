@@ -18,7 +18,6 @@ import torch
 
 from raymsa.causes import NO_MEMORY
 from raymsa.clip import Batch, Clip
-from raymsa.data.ahead import ahead
 from raymsa.data.collate import WINDOWS_HELD, Collate, steps_in, steps_of_epoch, windows_before
 from raymsa.data.groups import Clips, Plan, RowGroup, after, count, row_groups, shuffled
 from raymsa.data.manifest import Manifest, target
@@ -177,16 +176,16 @@ def collate_for(student: Student, spec: Any) -> Collate:
     folder = student.thinker.folder
     words = (spec.inputs, prompt_of(spec), student.target, spec.dataset.language)
     encoder = Encoder(folder.tokenizer, folder.extractor, folder.config, *words)
-    return Collate(encoder, student.readout, pin=student.thinker.device.type == "cuda")
+    return Collate(encoder, student.readout, for_gpu=student.thinker.device.type == "cuda")
 
 
 def training_steps(
     spec: Any, student: Student, collate: Collate, clips: Iterable[Clip], epoch: int, skip: int
 ) -> Iterator[list[Batch]]:
-    """The optimizer steps of an epoch, each a list of batches, made ahead in a thread."""
+    """The optimizer steps of an epoch, each a list of batches."""
     seed, packed = spec.seeds[0] * 10_007 + epoch, student.thinker.packing
     steps = steps_of_epoch(clips, collate.measure, spec.train, seed, skip, packed)
-    return ahead([collate(some, answers=True) for some in passes] for passes in steps)
+    return collate.ahead([collate(some, answers=True) for some in passes] for passes in steps)
 
 
 def _feed(work: Work, student: Student, collate: Collate, clips: Clips, plan: Planned, watch: _Watch) -> Feed:

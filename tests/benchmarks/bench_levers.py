@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_levers FILE [--set FIELD=VALUE]... [--lever NAME]... [--rounds 2]
 
 The job's prepared clips and real weights; every measurement is a process of its own, as in `raymsa bench`, all of them
-in turn, `--rounds` times; medians. A gain is how many times slower, or larger, the job is without the lever.
+in turn, `--rounds` times; medians.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ def without_index_copy() -> None:
     backbone.filled = filled
 
 
-def without_reading_ahead() -> None:
-    """Batches are made when they are asked for."""
-    from raymsa.bench import sides
-    from raymsa.training import run
+def with_a_thread() -> None:
+    """Batches are made in a thread beside the CPU's own, as they are for a GPU."""
+    from raymsa.data.ahead import ahead
+    from raymsa.data.collate import Collate
 
-    sides.ahead = run.ahead = lambda source, depth=1: iter(source)
+    Collate.ahead = lambda self, made: ahead(made)  # type: ignore[method-assign]
 
 
 LEVERS: dict[str, Callable[[], None] | dict[str, Any]] = {  # what takes a lever back: here, or in the job's file
@@ -128,7 +128,7 @@ LEVERS: dict[str, Callable[[], None] | dict[str, Any]] = {  # what takes a lever
     "lean LoRA": without_lean_lora,
     "fused AdamW": without_fused_adamw,
     "index_copy": without_index_copy,
-    "reading ahead": without_reading_ahead,
+    "no thread beside the CPU": with_a_thread,
     "packing": {"packing": False},
     "recomputation": {"checkpointing": False},
 }
@@ -151,7 +151,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in (ALL, *(args.levers or LEVERS))}
     for number in range(args.rounds):
         for name, measured in found.items():
-            print(f"round {number + 1} of {args.rounds}: without {name}" if name != ALL else ALL, file=sys.stderr)
+            print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr)
             measured.append(in_its_own_process(name, request))
     show({name: medians(measured) for name, measured in found.items()})
 
@@ -198,16 +198,16 @@ def medians(measured: list[dict[str, Any]]) -> list[float]:
 
 
 def show(found: dict[str, list[float]]) -> None:
-    """One line per lever; memory in MiB."""
+    """One line per lever: what the job does without it, and in brackets the gain of having it."""
     with_all = found.pop(ALL)
-    print(f"{'':28}{'training':>20}{'peak':>18}{'scoring':>20}{'peak':>18}")
+    print(f"{'':28}{'training':>24}{'peak':>18}{'scoring':>24}{'peak':>18}")
     print(f"{ALL:28}{cells(with_all, None)}")
     for name, figures in found.items():
-        print(f"{'without ' + name:28}{cells(figures, with_all)}")
+        print(f"{'without: ' + name:28}{cells(figures, with_all)}")
 
 
 def cells(figures: list[float], with_all: list[float] | None) -> str:
-    """Figures, and in brackets the gain of what was taken back."""
+    """Clips/s and MiB in turn."""
     written = []
     for at, ((_, name), value) in enumerate(zip(FIGURES, figures, strict=True)):
         rate = name == "clips_per_s"
@@ -215,8 +215,8 @@ def cells(figures: list[float], with_all: list[float] | None) -> str:
         if with_all:
             gain = with_all[at] / value if rate else value / with_all[at]
             shown += f" ({gain:.2f})"
-        written.append(shown)
-    return f"{written[0]:>20}{written[1]:>18}{written[2]:>20}{written[3]:>18}"
+        written.append(f"{shown:>{24 if rate else 18}}")
+    return "".join(written)
 
 
 if __name__ == "__main__":
