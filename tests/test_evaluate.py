@@ -38,7 +38,8 @@ def scored(tiny_thinker):
             return batch
 
         collate = Collate(encoder, readout)
-        watched = type("Watched", (), {"measure": collate.measure, "__call__": staticmethod(spy)})()
+        parts = {"measure": collate.measure, "ahead": collate.ahead, "__call__": staticmethod(spy)}
+        watched = type("Watched", (), parts)()
         return list(score(student, watched, clips, train, stopping)), passes
 
     return make

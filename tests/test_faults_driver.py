@@ -24,6 +24,7 @@ from tests.faults import (
 )
 from tests.jobs import job_file, wait_for
 
+pytestmark = pytest.mark.slow
 EPOCHS = 60
 LONG = {"epochs": EPOCHS, "patience": EPOCHS, "checkpoint_every_s": 0.2}
 WORK = ("work", "--until-empty")
@@ -49,7 +50,6 @@ def the_driver(process) -> int:
     return wait_for(lambda: driver_of(process), 60, process)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_job_outlives_a_killed_raylet_and_then_a_killed_driver(mine, shards, tmp_path):
     it = entered(mine, fault_job(tmp_path, shards, train=LONG))
@@ -76,7 +76,6 @@ def test_a_job_outlives_a_killed_raylet_and_then_a_killed_driver(mine, shards, t
     assert whys[-2:] == ["its driver died (its Ray session died)", "its driver died (SIGKILL)"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_preempted_job_goes_on_at_that_very_step_and_outlives_its_driver_and_who_watched_it(mine, shards, tmp_path):
     it = entered(mine, fault_job(tmp_path, shards, train={**LONG, "checkpoint_every_s": 600}))
